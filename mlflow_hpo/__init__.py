@@ -1,0 +1,1 @@
+"""Hyperparameter search on the MLflow that a team already has."""

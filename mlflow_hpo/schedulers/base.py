@@ -1,0 +1,81 @@
+"""What a scheduler is: who gets how much resource, stop or go on."""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+
+class Decision(enum.Enum):
+    """What a running trial does after a report."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One piece of training that a scheduler hands out: epochs ``start + 1 .. stop`` of one trial.
+
+    `start` > 0 means: go on from the checkpoint of epoch `start`. `bracket` and `rung` count from 0.
+    """
+
+    trial_id: int
+    start: int
+    stop: int
+    bracket: int = 0
+    rung: int = 0
+
+
+class Scheduler(ABC):
+    """Decides how much resource each trial gets.
+
+    A *pausing* scheduler ends a job at a rung (`Assignment.stop`) and promotes the trial later with a new
+    assignment that goes on from that checkpoint. A *stopping* scheduler hands out the whole way to
+    `max_resource` and answers `Decision.STOP` to a report. Both fit this one contract.
+
+    A scheduler is a pure state machine owned by one `Optimizer`: no I/O, no clock, no randomness of its own,
+    not thread-safe. Losses are minimised; the optimizer has already turned the metric round and mapped NaN and
+    infinities to ``+inf``, which ranks last. Ties are broken by the lower trial id.
+
+    Attributes:
+        min_resource, max_resource: epochs of the first rung and of a full training.
+        levels: the epochs at which this scheduler compares trials, ascending; the last is `max_resource`.
+        eliminated: ids of paused trials that this scheduler will never promote, in the order in which that was
+            decided. The list only ever grows.
+    """
+
+    min_resource: int
+    max_resource: int
+    levels: tuple[int, ...]
+    eliminated: list[int]
+
+    @abstractmethod
+    def next(self, new_trial_id: int | None) -> Assignment | None:
+        """Hand out the next assignment, or None if there is nothing to do until a running trial ends.
+
+        Args:
+            new_trial_id: the id that a new trial would get; None when no new trial may be started now.
+        """
+
+    @abstractmethod
+    def report(self, trial_id: int, resource: int, loss: float) -> Decision:
+        """Take the loss of a running trial at `resource` epochs (strictly ascending for each trial)."""
+
+    @abstractmethod
+    def complete(self, trial_id: int) -> None:
+        """The trial's assignment ended: it reached `stop`, or obeyed `Decision.STOP`."""
+
+    @abstractmethod
+    def fail(self, trial_id: int) -> None:
+        """The trial failed and will never come back; it counts as the worst of its rung."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """No new trial will ever be started: do not wait for one. May be called more than once."""
+
+    @property
+    @abstractmethod
+    def has_work(self) -> bool:
+        """Whether `next(None)` would hand out an assignment now."""
