@@ -36,13 +36,14 @@ class Scheduler(ABC):
     `max_resource` and answers `Decision.STOP` to a report. Both fit this one contract.
 
     A scheduler is a pure state machine owned by one `Optimizer`: no I/O, no clock, no randomness of its own,
-    not thread-safe. Losses are minimised; the optimizer has already turned the metric round and mapped NaN and
-    infinities to ``+inf``, which ranks last. Ties are broken by the lower trial id.
+    not thread-safe. Losses are minimised; the optimizer has already turned the metric round and mapped NaN
+    and infinities to ``+inf``, which ranks last. Ties are broken by the lower trial id.
 
     Attributes:
         min_resource, max_resource: epochs of the first rung and of a full training.
         levels: the epochs at which this scheduler compares trials, ascending; the last is `max_resource`.
-        eliminated: ids of paused trials that this scheduler will never promote, in the order in which that was
+        eliminated: ids of paused trials that this scheduler will never promote, in the order in which that
+        was
             decided. The list only ever grows.
     """
 

@@ -1,0 +1,16 @@
+"""Who proposes configurations."""
+
+from __future__ import annotations
+
+from mlflow_hpo.registry import Registry
+from mlflow_hpo.searchers.base import Searcher
+from mlflow_hpo.searchers.random import RandomSearcher
+
+SEARCHERS: Registry[Searcher] = Registry(
+    "searcher",
+    Searcher,  # type: ignore[type-abstract]
+    "mlflow_hpo.searchers",
+    {"random": RandomSearcher},
+)
+
+__all__ = ["SEARCHERS", "Searcher"]

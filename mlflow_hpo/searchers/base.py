@@ -10,10 +10,10 @@ from mlflow_hpo.space import Config, SearchSpace
 class Searcher(ABC):
     """Proposes configurations and learns from what becomes of them.
 
-    A searcher is a pure state machine owned by one `Optimizer`: no I/O, no clock, not thread-safe; the same seed and
-    the same sequence of calls give the same proposals. Losses are minimised and may be ``+inf`` (NaN and
-    infinities of the metric, which rank last). A searcher must survive any order of reports and ends, and any
-    number of pending trials.
+    A searcher is a pure state machine owned by one `Optimizer`: no I/O, no clock, not thread-safe; the same
+    seed and the same sequence of calls give the same proposals. Losses are minimised and may be ``+inf`` (NaN
+    and infinities of the metric, which rank last). A searcher must survive any order of reports and ends, and
+    any number of pending trials.
 
     Args of every constructor: `space`, `seed`, and `levels`: the resources (epochs) at which the scheduler
     compares trials, ascending, so that a multi-fidelity searcher knows which values are comparable; then the
@@ -34,14 +34,14 @@ class Searcher(ABC):
         Must not be called when `exhausted`.
         """
 
-    def adopt(self, trial_id: int, config: Config) -> None:
+    def adopt(self, trial_id: int, config: Config) -> None:  # noqa: B027 - need not learn
         """Take note of a pending trial that somebody else proposed (`points`); `config` is valid."""
 
-    def report(self, trial_id: int, resource: int, loss: float) -> None:
+    def report(self, trial_id: int, resource: int, loss: float) -> None:  # noqa: B027 - need not learn
         """Take the loss of a running trial after `resource` epochs (strictly ascending for each trial)."""
 
-    def complete(self, trial_id: int) -> None:
+    def complete(self, trial_id: int) -> None:  # noqa: B027 - need not learn
         """The trial's job ended well: paused at a rung, stopped early, or fully trained."""
 
-    def fail(self, trial_id: int) -> None:
+    def fail(self, trial_id: int) -> None:  # noqa: B027 - need not learn
         """The trial failed: no value will come, which is worth learning too."""

@@ -1,0 +1,327 @@
+"""Optimizer: ask / report / complete / fail; joins one searcher and one scheduler."""
+
+from __future__ import annotations
+
+import enum
+import math
+import numbers
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from mlflow_hpo.checks import one_of, shown, whole_number
+from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.schedulers import SCHEDULERS, Decision, Scheduler
+from mlflow_hpo.searchers import SEARCHERS, Searcher
+from mlflow_hpo.space import Config, SearchSpace
+
+
+class TrialState(enum.Enum):
+    """What has become of a trial.
+
+    A trial is RUNNING while one of its jobs is handed out and PAUSED between them. It ends FINISHED (fully
+    trained), STOPPED (unpromising) or FAILED.
+    """
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One piece of training to do: epochs ``start + 1 .. stop`` of one trial.
+
+    `start` > 0 means: go on from the checkpoint of epoch `start`. `bracket` and `rung` count from 0.
+    """
+
+    trial_id: int
+    config: Config
+    start: int
+    stop: int
+    bracket: int
+    rung: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """What is known of one trial.
+
+    Attributes:
+        resource: epochs reported so far.
+        value: the last value as it was reported, NaN and infinities included; None before the first.
+        best_value, best_resource: the best finite value and the epoch it was reported at.
+        reason: why the trial failed.
+    """
+
+    trial_id: int
+    config: Config
+    state: TrialState = TrialState.RUNNING
+    resource: int = 0
+    value: float | None = None
+    best_value: float | None = None
+    best_resource: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BestTrial:
+    """The best finite value that any trial reported, and the epoch (`resource`) at which it did."""
+
+    trial_id: int
+    config: Config
+    resource: int
+    value: float
+
+
+class Optimizer:
+    """Decides which configuration is trained next and for how long.
+
+    A pure state machine: no I/O, no clock, no threads; the same arguments and the same calls give the same
+    answers. Not thread-safe. Trials are counted from 0.
+
+    Args:
+        space: what to search.
+        mode: "max" or "min", the better side of the reported values.
+        searcher: who proposes: a name, ``{"name": ..., **options}`` or an instance; "auto" is tpe.
+        scheduler: who gets how much: likewise; "auto" is asha, or full if there is only one resource.
+        min_resource, max_resource: epochs of the first rung and of a full training.
+        trials: at most that many configurations; None for no bound.
+        seed: 0 or more.
+        points: configurations to try first.
+
+    Raises:
+        ConfigError: an argument is wrong.
+
+    >>> space = SearchSpace({"x": {"type": "float", "low": -1, "high": 1}})
+    >>> optimizer = Optimizer(space, mode="min", searcher="random", max_resource=9, trials=9)
+    >>> while (job := optimizer.ask()) is not None:
+    ...     for epoch in range(job.start + 1, job.stop + 1):
+    ...         if optimizer.report(job.trial_id, epoch, job.config["x"] ** 2 + 1 / epoch) is Decision.STOP:
+    ...             break
+    ...     optimizer.complete(job.trial_id)
+    >>> optimizer.finished, optimizer.best.resource
+    (True, 9)
+    >>> [trial.state.name for trial in optimizer.trials.values()].count("FINISHED")
+    1
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        mode: str = "max",
+        searcher: str | Mapping[str, Any] | Searcher = "auto",
+        scheduler: str | Mapping[str, Any] | Scheduler = "auto",
+        min_resource: int = 1,
+        max_resource: int = 1,
+        trials: int | None = None,
+        seed: int = 0,
+        points: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        if not isinstance(space, SearchSpace):
+            raise ConfigError("space", f"must be a SearchSpace, got {shown(space)}")
+        self.space = space
+        self.mode = one_of("mode", mode, ("max", "min"))
+        self.min_resource = whole_number("min_resource", min_resource, at_least=1)
+        self.max_resource = whole_number("max_resource", max_resource, at_least=1)
+        if self.max_resource < self.min_resource:
+            raise ConfigError(
+                "max_resource", f"must be min_resource ({self.min_resource}) or more, got {self.max_resource}"
+            )
+        self._bound = None if trials is None else whole_number("trials", trials, at_least=1)
+        seed = whole_number("seed", seed, at_least=0)
+        self._scheduler = SCHEDULERS.create(
+            scheduler,
+            self.min_resource,
+            self.max_resource,
+            auto="asha" if self.max_resource > self.min_resource else "full",
+        )
+        made_for = (self._scheduler.min_resource, self._scheduler.max_resource)
+        if made_for != (self.min_resource, self.max_resource):
+            raise ConfigError(
+                "scheduler",
+                f"must be made for resources {self.min_resource} .. {self.max_resource}, "
+                f"got one for {made_for[0]} .. {made_for[1]}",
+            )
+        self._searcher = SEARCHERS.create(searcher, space, seed, self._scheduler.levels, auto="tpe")
+        if self._searcher.space != space:
+            raise ConfigError("searcher", "must be made for the same space")
+        self._points = _valid_points(space, points)
+        self._sign = -1.0 if self.mode == "max" else 1.0
+        self._jobs: dict[int, Job] = {}  # of the running trials
+        self._told_to_stop: set[int] = set()
+        self._records: dict[int, TrialRecord] = {}
+        self._best: BestTrial | None = None
+        self._eliminations = 0  # how many of `eliminated` the records show
+        self._closed = False
+
+    def ask(self) -> Job | None:
+        """Return the next job, or None: nothing to hand out until a running job ends, or `finished`."""
+        new_trial_id = len(self._records) if self._may_start() else None
+        assignment = self._scheduler.next(new_trial_id)
+        if assignment is None:
+            return None
+        trial_id = assignment.trial_id
+        if trial_id == new_trial_id:
+            self._records[trial_id] = TrialRecord(trial_id, self._new_config(trial_id))
+            self._may_start()  # closes the scheduler right after the last trial
+        else:
+            self._update(trial_id, state=TrialState.RUNNING)
+        job = Job(
+            trial_id,
+            dict(self._records[trial_id].config),
+            assignment.start,
+            assignment.stop,
+            assignment.bracket,
+            assignment.rung,
+        )
+        self._jobs[trial_id] = job
+        return job
+
+    def report(self, trial_id: int, resource: int, value: float) -> Decision:
+        """Take the value of a running trial after `resource` epochs; NaN and infinities rank last.
+
+        Returns:
+            Whether the trial goes on. After `Decision.STOP` call `complete`.
+
+        Raises:
+            ValueError: the trial is not running or was told to stop; `resource` does not ascend within the
+            job's
+                ``start + 1 .. stop``; or `value` is not a number.
+        """
+        job = self._job(trial_id)
+        if trial_id in self._told_to_stop:
+            raise ValueError(f"report: trial {trial_id} was told to stop; call complete({trial_id})")
+        record = self._records[trial_id]
+        least = max(job.start, record.resource) + 1
+        if not isinstance(resource, int) or not least <= resource <= job.stop:
+            raise ValueError(
+                f"report: resource of trial {trial_id} must be a whole number from {least} to {job.stop}, "
+                f"got {resource!r}"
+            )
+        if not isinstance(value, numbers.Real):
+            raise ValueError(f"report: value of trial {trial_id} must be a number, got {shown(value)}")
+        value = float(value)
+        finite = math.isfinite(value)
+        loss = self._sign * value if finite else math.inf
+        if finite and (record.best_value is None or loss < self._sign * record.best_value):
+            self._update(trial_id, resource=resource, value=value, best_value=value, best_resource=resource)
+        else:
+            self._update(trial_id, resource=resource, value=value)
+        if finite and (self._best is None or loss < self._sign * self._best.value):
+            self._best = BestTrial(trial_id, dict(record.config), resource, value)
+        self._searcher.report(trial_id, resource, loss)
+        decision = self._scheduler.report(trial_id, resource, loss)
+        if decision is Decision.STOP:
+            self._told_to_stop.add(trial_id)
+        return decision
+
+    def complete(self, trial_id: int) -> None:
+        """End the running job of a trial: it reached `Job.stop`, or obeyed `Decision.STOP`.
+
+        Raises:
+            ValueError: the trial is not running.
+        """
+        job = self._job(trial_id)
+        if trial_id in self._told_to_stop:
+            self._told_to_stop.remove(trial_id)
+            state = TrialState.STOPPED
+        else:
+            state = TrialState.PAUSED if job.stop < self.max_resource else TrialState.FINISHED
+        del self._jobs[trial_id]
+        self._update(trial_id, state=state)
+        self._searcher.complete(trial_id)
+        self._scheduler.complete(trial_id)
+        self._show_eliminations()
+
+    def fail(self, trial_id: int, reason: str) -> None:
+        """End a running trial without a value: it crashed, diverged, ran out of memory or time.
+
+        Raises:
+            ValueError: the trial is not running.
+        """
+        del self._jobs[self._job(trial_id).trial_id]
+        self._told_to_stop.discard(trial_id)
+        self._update(trial_id, state=TrialState.FAILED, reason=reason)
+        self._searcher.fail(trial_id)
+        self._scheduler.fail(trial_id)
+        self._show_eliminations()
+
+    @property
+    def finished(self) -> bool:
+        """Whether no job runs and none will ever be handed out again."""
+        return not self._jobs and not self._may_start() and not self._scheduler.has_work
+
+    @property
+    def best(self) -> BestTrial | None:
+        """The best finite value reported by any trial, the earlier one where they tie; None without any."""
+        return self._best
+
+    @property
+    def trials(self) -> Mapping[int, TrialRecord]:
+        """All trials by id, a read-only view that stays up to date."""
+        return MappingProxyType(self._records)
+
+    def state(self, trial_id: int) -> TrialState:
+        """Return what has become of a trial; raises `ValueError` for one that never started."""
+        if trial_id not in self._records:
+            raise ValueError(
+                f"there is no trial {trial_id!r}; there are {len(self._records)}, counted from 0"
+            )
+        return self._records[trial_id].state
+
+    @property
+    def eliminated(self) -> Sequence[int]:
+        """Ids of the paused trials that will never go on, in the order of decision; only ever grows."""
+        return self._scheduler.eliminated
+
+    def _may_start(self) -> bool:
+        """Whether a new trial may start; tells the scheduler once none ever will."""
+        if self._closed:
+            return False
+        used_up = self._bound is not None and len(self._records) >= self._bound
+        if used_up or (not self._points and self._searcher.exhausted):
+            self._closed = True
+            self._scheduler.close()
+            self._show_eliminations()
+        return not self._closed
+
+    def _new_config(self, trial_id: int) -> Config:
+        if not self._points:
+            return self._searcher.suggest(trial_id)
+        config = self._points.popleft()
+        self._searcher.adopt(trial_id, dict(config))
+        return config
+
+    def _job(self, trial_id: int) -> Job:
+        if trial_id not in self._jobs:
+            raise ValueError(f"trial {trial_id!r} is not running, it is {self.state(trial_id).value}")
+        return self._jobs[trial_id]
+
+    def _update(self, trial_id: int, **changes: Any) -> None:
+        self._records[trial_id] = replace(self._records[trial_id], **changes)
+
+    def _show_eliminations(self) -> None:
+        eliminated = self._scheduler.eliminated
+        while self._eliminations < len(eliminated):
+            self._update(eliminated[self._eliminations], state=TrialState.STOPPED)
+            self._eliminations += 1
+
+
+def _valid_points(space: SearchSpace, points: Any) -> deque[Config]:
+    if points is None:
+        return deque()
+    if not isinstance(points, Sequence) or isinstance(points, str):
+        raise ConfigError("points", f"must be a list of configurations, got {shown(points)}")
+    valid: deque[Config] = deque()
+    for index, point in enumerate(points):
+        try:
+            valid.append(space.validate(point))
+        except ConfigError as error:
+            raise error.under(f"points[{index}]") from None
+    return valid
