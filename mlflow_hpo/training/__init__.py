@@ -1,0 +1,1 @@
+"""The bundled PyTorch training: real data, an MLP and a small CNN, checkpoints that resume bit for bit."""

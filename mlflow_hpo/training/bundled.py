@@ -1,0 +1,147 @@
+"""BundledTraining: the bundled training as one small object that a study hands to its workers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.training.data import Dataset, load
+from mlflow_hpo.training.hyperparameters import check_names
+from mlflow_hpo.trial import Trial
+
+if TYPE_CHECKING:
+    from mlflow_hpo.training.loop import DeviceData
+
+_COMMON = frozenset({"train_loss", "val_loss", "epoch_seconds", "samples_per_second"})
+METRICS = {
+    "classification": _COMMON | {"val_accuracy", "val_balanced_accuracy"},
+    "regression": _COMMON | {"val_rmse", "val_r2"},
+}
+
+
+class BundledTraining:
+    """Trains an MLP or a CNN on `data`; call it with a `Trial`.
+
+    It holds settings only, so pickling it is cheap; each process loads the data once, at its first trial, and
+    keeps it for the trials after that.
+
+    Args:
+        data: name, path or s3:// URL, see `mlflow_hpo.training.data.load`.
+        target: target column of a table.
+        seed: of the split into training and validation rows; each trial brings its own for the rest.
+        max_epochs: horizon of the learning rate schedules in epochs, usually the study's `max_resource`. A
+            schedule cannot know how far a trial will be taken, so all trials follow the same one.
+        bf16: mixed precision.
+        compiled: use `torch.compile`.
+
+    Raises:
+        ConfigError: `max_epochs` is below 1.
+
+    >>> training = BundledTraining("wine")
+    >>> training.prepare()
+    >>> training.default_metric
+    ('val_accuracy', 'max')
+    """
+
+    def __init__(
+        self,
+        data: str = "digits",
+        target: str | None = None,
+        *,
+        seed: int = 0,
+        max_epochs: int = 27,
+        bf16: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        if max_epochs < 1:
+            raise ConfigError("max_epochs", f"must be 1 or more, got {max_epochs}")
+        self.data = data
+        self.target = target
+        self.seed = seed
+        self.max_epochs = max_epochs
+        self.bf16 = bf16
+        self.compiled = compiled
+        self._digest: str | None = None
+
+    def prepare(self) -> None:
+        """Load and check the data; call it before anything is launched.
+
+        Raises:
+            ConfigError: for `data` or `target`, see `mlflow_hpo.training.data.load`.
+        """
+        self._digest = self.dataset().digest
+
+    def dataset(self) -> Dataset:
+        """Return the data, loaded once in this process."""
+        return _dataset(self.data, self.target, self.seed)
+
+    @property
+    def metrics(self) -> frozenset[str]:
+        """Names of the metrics that every epoch reports; loads the data."""
+        return METRICS[self.dataset().task]
+
+    @property
+    def default_metric(self) -> tuple[str, Literal["max", "min"]]:
+        """The metric to optimise where the user names none, and its mode; loads the data."""
+        if self.dataset().task == "classification":
+            return "val_accuracy", "max"
+        return "val_rmse", "min"
+
+    def check_params(self, names: Iterable[str]) -> None:
+        """Raise ConfigError for a name that is no hyperparameter of this training."""
+        check_names(names)
+
+    def describe(self) -> dict[str, str]:
+        """Return facts about the data, for tags or params of a run; loads the data."""
+        data = self.dataset()
+        facts = {
+            "data": self.data,
+            "data.sha256": data.digest,
+            "data.form": data.form,
+            "data.task": data.task,
+            "data.rows": str(data.rows),
+            "data.columns": str(data.columns),
+            "data.features": "x".join(str(size) for size in data.preprocessor.shape),
+            "data.train_rows": str(len(data.y_train)),
+            "data.val_rows": str(len(data.y_val)),
+        }
+        if data.classes:
+            facts["data.classes"] = str(len(data.classes))
+        if self.target is not None:
+            facts["target"] = self.target
+        return facts
+
+    def __call__(self, trial: Trial) -> None:
+        """Train one trial.
+
+        Raises:
+            ConfigError: a hyperparameter is unknown or out of what is allowed.
+            RuntimeError: the training diverged, or the data are not those that `prepare` saw.
+        """
+        from mlflow_hpo.training.loop import train  # torch takes seconds to import; a driver needs none
+
+        data = self.dataset()
+        if self._digest not in (None, data.digest):
+            raise RuntimeError(f"the data {self.data} changed since the study began")
+        train(
+            trial,
+            data,
+            _on_device(self.data, self.target, self.seed, trial.device),
+            max_epochs=self.max_epochs,
+            bf16=self.bf16,
+            compiled=self.compiled,
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def _dataset(source: str, target: str | None, seed: int) -> Dataset:
+    return load(source, target, seed)
+
+
+@functools.lru_cache(maxsize=1)
+def _on_device(source: str, target: str | None, seed: int, device: str) -> DeviceData:
+    from mlflow_hpo.training.loop import DeviceData
+
+    return DeviceData.of(_dataset(source, target, seed), device)
