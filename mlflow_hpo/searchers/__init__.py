@@ -5,12 +5,13 @@ from __future__ import annotations
 from mlflow_hpo.registry import Registry
 from mlflow_hpo.searchers.base import Searcher
 from mlflow_hpo.searchers.random import RandomSearcher
+from mlflow_hpo.searchers.tpe import TpeSearcher
 
 SEARCHERS: Registry[Searcher] = Registry(
     "searcher",
     Searcher,  # type: ignore[type-abstract]
     "mlflow_hpo.searchers",
-    {"random": RandomSearcher},
+    {"random": RandomSearcher, "tpe": TpeSearcher},
 )
 
 __all__ = ["SEARCHERS", "Searcher"]
