@@ -32,3 +32,7 @@ class ConfigError(HpoError, ValueError):
 
 class StudyError(HpoError, RuntimeError):
     """The study cannot start or go on: store unreachable, metric never reported, every trial failed."""
+
+
+class CorruptCheckpointError(HpoError):
+    """A stored checkpoint does not have the SHA-256 that it was stored with."""

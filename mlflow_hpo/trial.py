@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from mlflow_hpo.errors import StudyError
 
@@ -128,3 +128,29 @@ def _number(name: str, value: Any) -> float:
         raise StudyError(f"report: {name} must be a number, got {type(value).__name__} {value!r:.80}") from None
 
 
+
+
+@runtime_checkable
+class DescribedTraining(Protocol):
+    """Training code that can say more of itself than a plain function: the study then checks more, and earlier."""
+
+    def __call__(self, trial: Trial) -> object:
+        """Train one trial."""
+
+    @property
+    def metrics(self) -> frozenset[str]:
+        """Names of the metrics that every epoch reports."""
+
+    def prepare(self) -> None:
+        """Load and check what all trials need, before anything is launched. Raises ConfigError."""
+
+    def check_params(self, names: Iterable[str]) -> None:
+        """Raise ConfigError for a parameter that the training does not know."""
+
+    def describe(self) -> Mapping[str, str]:
+        """Return facts about the data and the task, for the parent run's tags; the task's name is in "data"."""
+
+    def log_model(
+        self, checkpoint: Path, params: Mapping[str, Any], *, registered_model_name: str | None
+    ) -> None:
+        """Log the model of a checkpoint into the active MLflow run, and register it if a name is given."""

@@ -21,7 +21,7 @@ _PENDING = 250  # ... and that many of the latest pending ones, so that its cost
 
 
 class TpeSearcher(Searcher):
-    """Tree-structured Parzen estimator: Hyperopt's `tpe.suggest`, made fit for many workers and early stopping.
+    """Tree-structured Parzen estimator: Hyperopt's `tpe.suggest`, for many workers and early stopping.
 
     TPE splits the trials into a few good ones and the rest, models where each group lies, and proposes the
     candidate that is likeliest good. Which trials are good is decided at the highest of `levels` at which
@@ -113,7 +113,7 @@ class TpeSearcher(Searcher):
         good = {trial for _, trial in ranked[:n_good]}
         latest = {*islice(reversed(self._observed), _OBSERVED), *islice(reversed(self._pending), _PENDING)}
         docs = [*self._docs(good, loss=0.0), *self._docs(latest - good, loss=1.0)]
-        # Hyperopt reads nothing but the split from the losses, but would take the number of good trials from the
+        # Hyperopt reads nothing but the split from the losses, but would take how many are good from the
         # number of all, pending ones included: make its ceil(gamma * sqrt(n)) give ours
         gamma = (n_good - 0.5) / math.sqrt(len(docs))
         (proposal,) = tpe.suggest(
@@ -136,7 +136,7 @@ class TpeSearcher(Searcher):
 
     @functools.cached_property
     def _domain(self) -> Any:
-        """The space as Hyperopt sees it: each parameter on the unit interval or a set of choices, no conditions.
+        """The space as Hyperopt sees it: each parameter on the unit interval or some choices, no conditions.
 
         TPE models each parameter by itself, from the trials in which it was active. Conditions therefore only
         decide which of the proposed values are used, which the space itself does; Hyperopt's own ones are

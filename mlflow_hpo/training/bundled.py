@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.training.data import Dataset, load
@@ -133,6 +134,27 @@ class BundledTraining:
             bf16=self.bf16,
             compiled=self.compiled,
         )
+
+    def log_model(
+        self, checkpoint: Path, params: Mapping[str, Any], *, registered_model_name: str | None = None
+    ) -> None:
+        """Log the model of a checkpoint to the active MLflow run, as an MLflow model named "model".
+
+        `mlflow.pyfunc.load_model` loads it anywhere: it brings its code, signature, input example and exact
+        requirements. See `mlflow_hpo.training.checkpoint.Predictor.predict` for what it returns.
+
+        Args:
+            checkpoint: a checkpoint of this training.
+            params: the hyperparameters that it was trained with.
+            registered_model_name: also register it as the next version under this name.
+
+        Raises:
+            RuntimeError: the checkpoint cannot be read.
+        """
+        from mlflow_hpo.training.serving import log_model  # imports torch and MLflow
+
+        example = self.dataset().example
+        log_model(checkpoint, example, params, registered_model_name=registered_model_name)
 
 
 @functools.lru_cache(maxsize=1)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from mlflow_hpo.errors import ConfigError
-from mlflow_hpo.training.preprocessing import Floats, ImagePreprocessor, Preprocessor
+from mlflow_hpo.training.preprocessing import Floats, ImagePreprocessor, Preprocessor, plain_columns
 
 logger = logging.getLogger(__name__)
 
@@ -172,6 +172,11 @@ def _read(source: str, target: str | None) -> _Raw:
             rows, values = _read_npz(path, source)
         else:
             rows, values = _split_off(_read_table(path, source, suffix), target, source)
+    if isinstance(rows, pd.DataFrame):
+        try:
+            rows = plain_columns(rows)
+        except ValueError as error:
+            raise ConfigError("data", f"{source}: {error}") from error
     return _Raw(rows, values, digest)
 
 
@@ -392,16 +397,11 @@ def _fit(
     if not isinstance(rows, pd.DataFrame):
         images = ImagePreprocessor.fit(rows[train])
         return images, rows[train[:EXAMPLE_ROWS]]
-    try:
-        table = Preprocessor.fit(rows.iloc[train])
-    except ValueError as error:
-        raise ConfigError("data", f"{source}: {error}") from error
+    table = Preprocessor.fit(rows.iloc[train])
     if not table.columns:
         raise ConfigError("data", f"{source} has no column to learn from: all are constant or identifiers")
-    example = rows.iloc[train[:EXAMPLE_ROWS]][list(table.columns)].reset_index(drop=True)
-    # Whole numbers are served as floats: they may be missing, and NaN is no whole number.
-    whole = [name for name, kind in table.kinds.items() if kind == "number"]
-    return table, example.astype(dict.fromkeys(whole, "float64"))
+    example = rows.iloc[train[:EXAMPLE_ROWS]][list(table.columns)]
+    return table, example.reset_index(drop=True)
 
 
 def _take(

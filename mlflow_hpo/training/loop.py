@@ -16,15 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlflow_hpo.training.checkpoint import CHUNK, FORMAT, read_checkpoint
 from mlflow_hpo.training.data import Dataset
 from mlflow_hpo.training.hyperparameters import Hyperparameters
 from mlflow_hpo.training.models import build_model
 from mlflow_hpo.trial import Trial
 
 Array = npt.NDArray[Any]
-
-FORMAT = 1  # of the checkpoint; a reader refuses what it does not know
-_VALIDATION_VALUES = 1 << 24  # numbers of X put through the model at once in validation
 
 
 @dataclass(frozen=True)
@@ -82,29 +80,6 @@ def train(
                 torch.save(state.checkpoint(epoch), path)
                 trial.save_checkpoint(path)
                 trial.report(epoch, **metrics)
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Load a checkpoint of `train` onto the CPU, as tensors and plain types, never unpickling anything else.
-
-    Raises:
-        RuntimeError: the file is damaged or not a checkpoint of this training.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what its zip reader and its unpickler raise, half a dozen types
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RuntimeError(f"cannot read the checkpoint {Path(path).name}: {problem:.200}") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise RuntimeError(f"{Path(path).name} is not a checkpoint of this training (format {FORMAT})")
-    return state
-
-
-def rebuild_model(state: Mapping[str, Any]) -> nn.Module:
-    """Return the trained model of a checkpoint, in evaluation mode, on the CPU."""
-    model = build_model(**state["architecture"])
-    model.load_state_dict(state["model"])
-    return model.eval()
 
 
 def learning_rate_factor(schedule: str, progress: float) -> float:
@@ -209,7 +184,7 @@ class _Training:
     def _validate(self) -> dict[str, float]:
         self._forward.eval()
         X, y = self._tensors.X_val, self._tensors.y_val
-        chunk = max(1, _VALIDATION_VALUES // X[0].numel())
+        chunk = max(1, CHUNK // X[0].numel())
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             outputs = torch.cat([self._forward(part) for part in torch.split(X, chunk)]).float()
         metrics = {"val_loss": float(self._loss(outputs, y).item())}

@@ -38,7 +38,7 @@ class _Part:
 @dataclass(frozen=True)
 class _Column:
     name: str
-    kind: str  # number, boolean, datetime, duration, text
+    kind: str  # number, datetime or text
     parts: tuple[_Part, ...] = ()
     categories: tuple[str, ...] = ()
     other: bool = False
@@ -52,9 +52,8 @@ class _Column:
 class Preprocessor:
     """Makes float32 features of the raw columns of a table.
 
-    - Numbers (booleans and durations too): infinities count as missing; missing values become the median,
-      with an indicator feature where training saw missing values; then standardised and clipped to 10
-      standard deviations.
+    - Numbers and booleans: infinities count as missing; missing values become the median, with an indicator
+      feature where training saw missing values; then standardised and clipped to 10 standard deviations.
     - Dates, or text that is ISO 8601 dates throughout: day, month, weekday and hour as numbers.
     - Text and categories: one-hot of the 20 most frequent values that occur at least twice; the rest is
       "other"; missing is a value of its own. A value never seen in training is "other", or all zeros where
@@ -78,11 +77,7 @@ class Preprocessor:
 
     @classmethod
     def fit(cls, frame: pd.DataFrame) -> Preprocessor:
-        """Learn from the training rows.
-
-        Raises:
-            ValueError: a column holds lists, mappings or complex numbers (its name is in the message).
-        """
+        """Learn from the training rows, whose columns are as `plain_columns` makes them."""
         fitted = [_fit_column(str(name), frame[name]) for name in frame.columns]
         dropped = [column.name for column in fitted if column.width == 0]
         if dropped:
@@ -93,11 +88,6 @@ class Preprocessor:
     def columns(self) -> tuple[str, ...]:
         """The raw columns that `transform` needs; others are ignored."""
         return tuple(column.name for column in self._columns)
-
-    @property
-    def kinds(self) -> dict[str, str]:
-        """The kind of each of `columns`: number, boolean, datetime, duration or text."""
-        return {column.name: column.kind for column in self._columns}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -239,39 +229,75 @@ def _channels_first(images: npt.NDArray[Any], raw_shape: Sequence[int]) -> npt.N
     return np.moveaxis(images, 3, 1) if _channels_last(raw_shape) else images
 
 
-def _kind(series: pd.Series[Any]) -> str:
+def plain_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return `frame` with columns of int64, float64, bool, datetime64[ns] (UTC, naive) or text alone.
+
+    So a column looks the same whether it comes from CSV, Parquet or NPZ, and as MLflow's signatures know it.
+    Infinities become missing; durations become seconds; categories and all that mixes types become text.
+
+    Raises:
+        ValueError: a column holds lists, mappings or complex numbers (its name is in the message).
+
+    >>> plain_columns(pd.DataFrame({"a": pd.Series([1, None], dtype="Int64"), "b": [True, None]})).dtypes
+    a    float64
+    b     object
+    dtype: object
+    """
+    return pd.DataFrame({name: _plain(frame[name]) for name in frame.columns}, index=frame.index)
+
+
+def _plain(series: pd.Series[Any]) -> pd.Series[Any]:
     dtype = series.dtype
-    if isinstance(dtype, pd.CategoricalDtype):
-        return "text"
     if pd.api.types.is_complex_dtype(dtype):
-        raise ValueError(f"column {series.name} holds complex numbers")
+        raise ValueError(f"column {series.name} holds complex numbers; real ones are allowed")
+    if isinstance(dtype, pd.CategoricalDtype):
+        return _text(series)
     if pd.api.types.is_bool_dtype(dtype):
-        return "text" if series.isna().any() else "boolean"
+        return _text(series) if series.isna().any() else series.astype(bool)
     if pd.api.types.is_numeric_dtype(dtype):
-        return "number"
+        whole = pd.api.types.is_integer_dtype(dtype) and not series.isna().any()
+        if whole and abs(series).max() < 2**63:
+            return series.astype("int64")
+        return pd.Series(_floats(series), index=series.index, name=series.name)
     if pd.api.types.is_datetime64_any_dtype(dtype):
-        return "datetime"
+        return _dates(series)
     if pd.api.types.is_timedelta64_dtype(dtype):
-        return "duration"
+        return series / pd.Timedelta(seconds=1)
     present = series.dropna()
-    if any(isinstance(value, (list, tuple, dict, set, np.ndarray)) for value in present):
+    if any(isinstance(value, list | tuple | dict | set | np.ndarray) for value in present):
         raise ValueError(f"column {series.name} holds lists or mappings; single values are allowed")
     inferred = pd.api.types.infer_dtype(present, skipna=True)
     if inferred in ("integer", "floating", "decimal", "mixed-integer-float"):
-        return "number"
+        return _plain(pd.to_numeric(series))
     if inferred in ("date", "datetime", "datetime64"):
-        return "datetime"
+        return _dates(series)
     if inferred in ("timedelta", "timedelta64"):
-        return "duration"
-    if inferred == "string" and present.str.match(_ISO_DATE).all() and not _dates(present).isna().any():
+        return pd.to_timedelta(series) / pd.Timedelta(seconds=1)
+    return _text(series)
+
+
+def _text(series: pd.Series[Any]) -> pd.Series[Any]:
+    values = [None if missing else str(value) for value, missing in zip(series, series.isna(), strict=True)]
+    return pd.Series(values, index=series.index, name=series.name, dtype=object)
+
+
+def _kind(series: pd.Series[Any]) -> str:
+    dtype = series.dtype
+    if pd.api.types.is_bool_dtype(dtype) or pd.api.types.is_numeric_dtype(dtype):
+        return "number"
+    if pd.api.types.is_datetime64_any_dtype(dtype):
+        return "datetime"
+    present = series.dropna().astype(str)
+    if present.str.match(_ISO_DATE).all() and not _dates(present).isna().any():
         return "datetime"
     return "text"
 
 
 def _dates(series: pd.Series[Any]) -> pd.Series[Any]:
     if not pd.api.types.is_datetime64_any_dtype(series.dtype):
-        return pd.to_datetime(series.astype(object), errors="coerce", utc=True, format="ISO8601")
-    return pd.to_datetime(series, errors="coerce", utc=True)
+        series = pd.to_datetime(series.astype(object), errors="coerce", utc=True, format="ISO8601")
+    utc = pd.to_datetime(series, errors="coerce", utc=True)
+    return utc.dt.tz_localize(None).astype("datetime64[ns]")
 
 
 def _floats(series: pd.Series[Any]) -> _Doubles:
@@ -285,10 +311,8 @@ def _parts(series: pd.Series[Any], kind: str) -> list[_Doubles]:
     """Return the numbers that a column that is not text is made of; NaN where missing."""
     if kind == "datetime":
         dates = _dates(series)
-        days = (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
+        days = (dates - pd.Timestamp(0)) / pd.Timedelta(days=1)
         return [_floats(part) for part in (days, dates.dt.month, dates.dt.weekday, dates.dt.hour)]
-    if kind == "duration":
-        return [_floats(pd.to_timedelta(series, errors="coerce") / pd.Timedelta(seconds=1))]
     return [_floats(series)]
 
 

@@ -1,0 +1,137 @@
+"""The command `mlflow-hpo`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlflow_hpo.errors import ConfigError, HpoError
+
+USAGE, RUNTIME, INTERRUPTED = 2, 1, 130  # exit codes
+
+
+class OptionalInt(click.ParamType):
+    """A whole number, or nothing at all: MLproject hands over '' for what was not given."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Return the number, or None for ''."""
+        if value == "":
+            return None
+        return click.INT.convert(value, param, ctx)  # type: ignore[no-any-return]
+
+
+INTEGER = OptionalInt()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mlflow-hpo")
+def main() -> None:
+    """Hyperparameter search on the MLflow that a team already has.
+
+    Everything is read from and written to the MLflow that MLFLOW_TRACKING_URI names (default: sqlite:///mlflow.db in
+    this folder).
+
+    Exit codes: 0 success, 1 failure at run time, 2 wrong usage or configuration, 130 interrupted.
+    """
+
+
+@main.command()
+@click.option("--config", default="", metavar="FILE", help="A search.yaml, or the same as JSON. Default: the bundled one.")
+@click.option("--data", default="", help="digits, breast_cancer, wine, diabetes, or a .csv, .parquet or .npz path or s3:// URL.")
+@click.option("--target", default="", metavar="COLUMN", help="The column to predict, where the data is a table.")
+@click.option("--trials", default="", type=INTEGER, help="How many configurations to try.")
+@click.option("--max-epochs", default="", type=INTEGER, help="Epochs of a full training (max_resource).")
+@click.option("--searcher", default="", help="Who proposes configurations: random, tpe.")
+@click.option("--scheduler", default="", help="Who gets how many epochs: full, successive_halving, asha.")
+@click.option("--workers", default="", type=INTEGER, help="Trials that run at a time.")
+@click.option("--seed", default="", type=INTEGER, help="Seed of the search.")
+@click.option("--experiment", default="", help="MLflow experiment, created if need be.")
+@click.option("--name", default="", help="Name of the parent run.")
+@click.option("--register", default="", metavar="NAME", help="Register the best model under this name.")
+@click.option("--plain", is_flag=True, help="One line an event instead of the live view, also in a terminal.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def run(config: str, plain: bool, debug: bool, **flags: Any) -> None:
+    """Search the hyperparameters of the bundled PyTorch training.
+
+    The search is described by a search.yaml; a flag overrides its key, one that is not given keeps the file's value.
+    Every trial becomes a nested MLflow run, unpromising ones stop early, and the best model is logged at the end.
+    """
+    with reported(debug):
+        from rich.console import Console
+
+        from mlflow_hpo.reports.live import LiveView, PlainView
+        from mlflow_hpo.study import Study
+
+        train, keys = bundled_study(config, flags)
+        console = Console()
+        view = PlainView(console) if plain or not console.is_terminal else LiveView(console)
+        Study(train, listener=view, **keys).run()
+
+
+@main.command()
+@click.argument("run_id")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def show(run_id: str, debug: bool) -> None:
+    """Print the state of the study with the parent run RUN_ID, from MLflow alone."""
+    with reported(debug):
+        from mlflow_hpo.reports.text import ending
+        from mlflow_hpo.tracking.reader import read_study
+
+        for line in ending(read_study(run_id)):
+            click.echo(line)
+
+
+def bundled_study(config: str, flags: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the bundled training and the keys of its study.
+
+    Args:
+        config: path of a search.yaml; "" for the bundled one.
+        flags: flag -> value that overrides the file's key; None or "" where the flag was not given.
+    """
+    from mlflow_hpo.config import load_config
+    from mlflow_hpo.training.bundled import BundledTraining
+
+    path = Path(config) if config else Path(str(files("mlflow_hpo.training"))) / "search.yaml"
+    keys = load_config(path)
+    given = {name: value for name, value in flags.items() if value not in (None, "")}
+    if "max_epochs" in given:
+        given["max_resource"] = given.pop("max_epochs")
+    keys |= given
+    train = BundledTraining(
+        keys.get("data", "digits"), keys.get("target"), seed=keys.get("seed", 0), max_epochs=keys.get("max_resource", 1)
+    )
+    if "metric" not in keys:
+        train.prepare()
+        keys["metric"] = dict(zip(("name", "mode"), train.default_metric, strict=True))
+    return train, keys
+
+
+@contextmanager
+def reported(debug: bool) -> Iterator[None]:
+    """Turn errors into one line on stderr and the exit code that belongs to them."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except HpoError as error:
+        if debug:
+            raise
+        click.echo(f"error: {error}", err=True)
+        sys.exit(USAGE if isinstance(error, ConfigError) else RUNTIME)
+    except Exception as error:
+        if debug:
+            raise
+        line = " ".join(str(error).split())
+        click.echo(f"error: {type(error).__name__}: {line:.500} (--debug shows where)", err=True)
+        sys.exit(RUNTIME)

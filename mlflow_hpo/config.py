@@ -1,0 +1,234 @@
+"""StudyConfig: search.yaml and flags -> one frozen, validated object."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.space import SearchSpace
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=250)]
+Component = Name | dict[str, Any]  # a searcher or scheduler: "asha", or {"name": "asha", "eta": 3}
+Space = Annotated[
+    SearchSpace,
+    BeforeValidator(lambda value: value if isinstance(value, SearchSpace) else SearchSpace(value)),
+    PlainSerializer(lambda space: space.to_dict(), return_type=dict),
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+
+class Metric(_Section):
+    """What is optimised, and which way."""
+
+    name: Name
+    mode: Literal["max", "min"]
+
+
+class Budget(_Section):
+    """Limits of a study; at the first one that is reached, running trials are paused and the study ends."""
+
+    epochs: Annotated[int, Field(gt=0)] | None = None
+    hours: Annotated[float, Field(gt=0)] | None = None
+    gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    cost: Annotated[float, Field(gt=0)] | None = None
+    price_per_gpu_hour: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _cost_has_a_price(self) -> Budget:
+        if self.cost is not None and self.price_per_gpu_hour is None:
+            raise ConfigError("cost", "needs price_per_gpu_hour beside it")
+        return self
+
+
+class StudyKeys(TypedDict, total=False):
+    """The keys of search.yaml, as keywords of `tune` and `Study`."""
+
+    metric: str | Mapping[str, str]
+    mode: str
+    space: SearchSpace | Mapping[str, Any]
+    searcher: str | Mapping[str, Any]
+    scheduler: str | Mapping[str, Any]
+    min_resource: int
+    max_resource: int
+    trials: int
+    workers: int
+    seed: int
+    budget: Mapping[str, float]
+    points: list[dict[str, Any]]
+    experiment: str
+    name: str
+    data: str
+    target: str
+    launcher: str
+    trial_timeout: float
+    max_failures: int
+    keep_checkpoints: str
+    register: str
+
+
+class StudyConfig(_Section):
+    """Everything that a user says of one study, checked.
+
+    Args:
+        metric: name of the metric to optimise and its mode.
+        space: the search space.
+        searcher, scheduler: a name, or a mapping with ``name`` and options.
+        min_resource, max_resource: epochs of the first rung and of a full training.
+        trials: how many configurations to try.
+        workers: how many trials run at a time.
+        seed: seed of the search; the seeds of the trials derive from it.
+        budget: further limits.
+        points: configurations to try first.
+        experiment: MLflow experiment; None for MLflow's own default.
+        name: name of the parent run.
+        data, target: data of the bundled training, and the column to predict where the data is a table.
+        launcher: where trials run.
+        trial_timeout: seconds that one job may take; a longer one is killed and its trial failed.
+        max_failures: end the study when so many trials failed and none succeeded.
+        keep_checkpoints: "best" keeps the best trial's only when the study ends, "all" keeps them all.
+        register: name under which to register the best model.
+    """
+
+    metric: Metric
+    space: Space
+    searcher: Component = "auto"
+    scheduler: Component = "auto"
+    min_resource: Annotated[int, Field(gt=0)] = 1
+    max_resource: Annotated[int, Field(gt=0)]
+    trials: Annotated[int, Field(gt=0)] = 100
+    workers: Annotated[int, Field(gt=0, le=4096)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    budget: Budget = Budget()
+    points: tuple[dict[str, Any], ...] = ()
+    experiment: Name | None = None
+    name: Name | None = None
+    data: Name | None = None
+    target: Name | None = None
+    launcher: Name = "local"
+    trial_timeout: Annotated[float, Field(gt=0)] | None = None
+    max_failures: Annotated[int, Field(gt=0)] = 5
+    keep_checkpoints: Literal["best", "all"] = "best"
+    register_as: Name | None = Field(default=None, alias="register")
+
+    @model_validator(mode="after")
+    def _resources_ascend(self) -> StudyConfig:
+        if self.max_resource < self.min_resource:
+            raise ConfigError(
+                "max_resource",
+                f"must be at least min_resource ({self.min_resource}), got {self.max_resource}",
+            )
+        return self
+
+    @classmethod
+    def parse(cls, keys: Mapping[str, Any]) -> StudyConfig:
+        """Check the keys of a search.yaml.
+
+        ``metric`` may be a plain name with ``mode`` beside it.
+
+        Raises:
+            ConfigError: the first thing that is wrong, with the dotted path of its field.
+
+        >>> StudyConfig.parse({"metric": "loss", "mode": "min", "max_resource": 9, "trials": 0,
+        ...                    "space": {"x": {"type": "float", "low": 0, "high": 1}}})
+        Traceback (most recent call last):
+            ...
+        mlflow_hpo.errors.ConfigError: trials: must be greater than 0, got 0
+        """
+        keys = dict(keys)
+        if "mode" in keys:
+            if not isinstance(keys.get("metric"), str):
+                raise ConfigError("mode", "goes with a metric that is given by name only")
+            keys["metric"] = {"name": keys["metric"], "mode": keys.pop("mode")}
+        elif isinstance(keys.get("metric"), str):
+            raise ConfigError("metric", "give its mode too: {name: val_accuracy, mode: max}")
+        if "points" in keys and isinstance(keys["points"], list):
+            keys["points"] = tuple(keys["points"])
+        try:
+            return cls.model_validate(keys)
+        except ConfigError as error:
+            raise error from None
+        except ValidationError as error:
+            raise _first_error(error) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the keys that are set, as plain data for YAML or JSON; `parse` reads them back."""
+        plain = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return {key: value for key, value in plain.items() if value not in ([], {})}
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Read the keys of a search.yaml, or of the same in JSON; they are not checked yet.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError("config", f"cannot read {path}: {reason}") from None
+    try:
+        keys = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_Loader)  # noqa: S506
+    except (yaml.YAMLError, json.JSONDecodeError) as error:
+        line = " ".join(str(error).split())
+        raise ConfigError("config", f"{path} is not valid YAML or JSON: {line:.300}") from None
+    if not isinstance(keys, dict):
+        raise ConfigError("config", f"{path} must hold a mapping of keys, got {type(keys).__name__}")
+    return keys
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, with ``1e-4`` a number as in YAML 1.2 (PyYAML wants ``1.0e-4``)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _first_error(error: ValidationError) -> ConfigError:
+    """Turn pydantic's report into our one line: field, value, what is allowed."""
+    details = error.errors(include_url=False)[0]
+    if isinstance(cause := details.get("ctx", {}).get("error"), ConfigError):
+        path = [str(part) for part in details["loc"]]
+        if path and cause.field.split(".")[0] != path[0]:
+            return cause.under(path[0])
+        return cause
+    path = [str(part) for part in details["loc"] if part not in ("str", "dict[str,any]")]
+    field = ".".join(path)
+    kind, value = details["type"], details["input"]
+    if kind == "missing":
+        return ConfigError(field, "is required")
+    if kind == "extra_forbidden":
+        return ConfigError(field, f"is not a known field{_meant(path)}")
+    message = details["msg"]
+    message = re.sub(r"^Input should be ", "must be ", message)
+    message = re.sub(r"^(Value|String) (should|error,)", r"\1", message)
+    return ConfigError(field, f"{message}, got {value!r:.100}")
+
+
+def _meant(path: list[str]) -> str:
+    model: type[BaseModel] = {"metric": Metric, "budget": Budget}.get(path[0], StudyConfig)
+    allowed = [info.alias or name for name, info in model.model_fields.items()]
+    close = difflib.get_close_matches(path[-1], allowed, 1)
+    return (f"; did you mean {close[0]}?" if close else "") + f" (allowed: {', '.join(allowed)})"

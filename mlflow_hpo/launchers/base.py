@@ -1,0 +1,178 @@
+"""What a launcher is: where trials run."""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from mlflow_hpo.trial import Trial
+
+Trainable = Callable[[Trial], object]
+
+
+class CheckpointStore(Protocol):
+    """Where one trial's checkpoints are kept for good. Used by one thread at a time."""
+
+    def upload(self, epoch: int, path: Path) -> str:
+        """Store the file at `path` as the checkpoint of `epoch`; return its name once it is safe."""
+
+    def names(self) -> list[tuple[int, str]]:
+        """Return (epoch, name) of all stored checkpoints, newest epoch first."""
+
+    def download(self, name: str, folder: Path) -> Path:
+        """Fetch a checkpoint into `folder`. Raises CorruptCheckpointError if it is not what was stored."""
+
+
+class Monitor(Protocol):
+    """Samples what the machine does while a trial runs."""
+
+    def sample(self) -> Mapping[str, float]:
+        """Return the present readings, name -> value."""
+
+
+class Services(Protocol):
+    """What workers need of the tracking room; pickled once to each worker, opened there."""
+
+    def checkpoints(self, location: str) -> CheckpointStore:
+        """Open the checkpoint store of the trial at `location`."""
+
+    def monitor(self) -> Monitor:
+        """Open the machine's monitor."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialJob:
+    """One job as a worker gets it: train epochs ``start + 1 .. stop`` of one trial.
+
+    `location` says where its checkpoints live, in the words of `Services`; `sample` is the number of the first
+    sample of system metrics, so that a promoted trial's samples go on counting.
+    """
+
+    trial_id: int
+    params: dict[str, Any]
+    start: int
+    stop: int
+    seed: int
+    location: str
+    sample: int = 0
+
+
+class Outcome(enum.Enum):
+    """How a job ended."""
+
+    COMPLETED = "completed"  # reached `stop`
+    STOPPED = "stopped"  # told to end at a report, or interrupted
+    FAILED = "failed"  # raised, died, or timed out
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The trial reported metrics and waits for `Launcher.reply`."""
+
+    trial_id: int
+    epoch: int
+    metrics: dict[str, float]
+    time: float  # seconds since 1970
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Readings of the machine that the trial runs on."""
+
+    trial_id: int
+    number: int
+    metrics: dict[str, float]
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointStored:
+    """A checkpoint is safe in the store."""
+
+    trial_id: int
+    epoch: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something went wrong that the trial survives, such as a corrupt checkpoint."""
+
+    trial_id: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The job is over and its slot is free again.
+
+    `reason` is one line and `details` the end of the traceback or of the worker's output, both empty unless the job
+    failed; `seconds` is the wall-clock time of the job.
+    """
+
+    trial_id: int
+    outcome: Outcome
+    seconds: float
+    reason: str = ""
+    details: str = ""
+
+
+Event = Reported | Sampled | CheckpointStored | Warned | Ended
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place where one trial runs at a time."""
+
+    number: int
+    device: str  # "cuda:0" (of what `env` makes visible) or "cpu"
+    gpus: float  # share of GPUs that it holds, for budgets
+    env: dict[str, str] = field(default_factory=dict)
+
+
+class Launcher(ABC):
+    """Runs jobs in slots and tells what becomes of them.
+
+    Owned by one `Study` and used by its thread only. Every submitted job ends with exactly one `Ended`, whatever
+    happens to its process. A launcher knows neither MLflow nor the search: what a worker needs of them comes as
+    `Services`.
+    """
+
+    slots: Sequence[Slot]
+
+    @abstractmethod
+    def start(self, trainable: Trainable, services: Services, folder: Path) -> None:
+        """Start the workers; `folder` is theirs to keep logs and checkpoints in transit."""
+
+    @property
+    @abstractmethod
+    def free(self) -> int:
+        """How many more jobs `submit` takes now."""
+
+    @abstractmethod
+    def submit(self, job: TrialJob) -> Slot:
+        """Run a job in a free slot and return the slot. Raises RuntimeError when none is free."""
+
+    @abstractmethod
+    def wait(self, timeout: float | None) -> list[Event]:
+        """Wait for events and return them in order; an empty list after `timeout` seconds."""
+
+    @abstractmethod
+    def reply(self, trial_id: int, *, go_on: bool, best: bool) -> None:
+        """Answer the `Reported` of a trial: whether to go on, and whether this epoch is the study's best so far."""
+
+    @abstractmethod
+    def interrupt(self, trial_id: int) -> None:
+        """Ask a running trial to store its newest checkpoint and end now, in the middle of an epoch if need be."""
+
+    @abstractmethod
+    def kill(self, trial_id: int, reason: str) -> None:
+        """End a running trial by force; it fails with `reason`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop all workers and wait for them. May be called more than once."""

@@ -1,0 +1,100 @@
+"""Ledger: what a running study knows of its trials beside the search: runs, time, money, checkpoints."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from mlflow_hpo.config import Budget
+from mlflow_hpo.launchers.base import Slot
+from mlflow_hpo.optimizer import Job
+
+
+@dataclass(slots=True)
+class TrialEntry:
+    """One trial's run and what it used. `status` is MLflow's word for what it is doing."""
+
+    job: Job
+    run_id: str
+    location: str  # root of its artifacts
+    slot: Slot
+    status: str = "RUNNING"
+    reason: str = ""
+    begin: float = field(default_factory=time.monotonic)  # of the present job
+    seconds: float = 0.0  # of the jobs that ended
+    samples: int = 0  # of system metrics
+    trained: int = 0  # the epoch that the present job has reached
+    reported: int = 0  # the furthest epoch ever reported
+    checkpoints: dict[int, str] = field(default_factory=dict)  # epoch -> name, of those in the store
+
+
+class Ledger:
+    """Books of a study: one entry for each trial, and the sums that budgets look at."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.trials: dict[int, TrialEntry] = {}
+        self.running: set[int] = set()
+        self.epochs = 0
+        self.jobs_ended = 0
+        self._budget = budget
+        self._begin = time.monotonic()
+        self._gpu_seconds = 0.0  # of the jobs that ended
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of the study."""
+        return time.monotonic() - self._begin
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPU-hours spent, those of running jobs included; a shared GPU counts by its share."""
+        now = time.monotonic()
+        entries = (self.trials[trial_id] for trial_id in self.running)
+        running = sum((now - entry.begin) * entry.slot.gpus for entry in entries)
+        return (self._gpu_seconds + running) / 3600
+
+    def started(self, job: Job, run_id: str, location: str, slot: Slot) -> TrialEntry:
+        """Book a job that was handed to a worker."""
+        entry = self.trials.get(job.trial_id)
+        if entry is None:
+            entry = self.trials[job.trial_id] = TrialEntry(job, run_id, location, slot)
+        else:
+            entry.job, entry.slot, entry.status = job, slot, "RUNNING"
+            entry.begin = time.monotonic()
+        entry.trained = job.start
+        self.running.add(job.trial_id)
+        return entry
+
+    def trained(self, trial_id: int, epoch: int) -> bool:
+        """Book a report of `epoch`; return whether it is news, not an epoch trained for the second time."""
+        entry = self.trials[trial_id]
+        # a job that lost its checkpoint begins before `start`, and those epochs are spent again
+        self.epochs += epoch - entry.trained if epoch > entry.trained else 1
+        entry.trained = epoch
+        if epoch <= entry.reported:
+            return False
+        entry.reported = epoch
+        return True
+
+    def ended(self, trial_id: int, seconds: float) -> TrialEntry:
+        """Book the end of a trial's job."""
+        entry = self.trials[trial_id]
+        entry.seconds += seconds
+        self._gpu_seconds += seconds * entry.slot.gpus
+        self.jobs_ended += 1
+        self.running.discard(trial_id)
+        return entry
+
+    def exhausted(self) -> str:
+        """Return which limit of the budget is reached, in words; "" while none is."""
+        budget, gpu_hours = self._budget, self.gpu_hours
+        spent = {
+            "epochs": (self.epochs, budget.epochs),
+            "hours": (self.seconds / 3600, budget.hours),
+            "gpu_hours": (gpu_hours, budget.gpu_hours),
+            "cost": (gpu_hours * (budget.price_per_gpu_hour or 0.0), budget.cost),
+        }
+        for name, (used, limit) in spent.items():
+            if limit is not None and used >= limit:
+                return f"budget of {limit:g} {name} is spent"
+        return ""

@@ -1,0 +1,117 @@
+"""A study in words: the lines that the terminal shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlflow_hpo.tracking.connect import public_uri
+from mlflow_hpo.tracking.summary import StudySummary, TrialSummary
+
+STATES = {
+    "RUNNING": "running",
+    "SCHEDULED": "paused",
+    "FINISHED": "fully trained",
+    "KILLED": "stopped early",
+    "FAILED": "failed",
+}
+
+
+def duration(seconds: float) -> str:
+    """Return a time span for people.
+
+    >>> duration(7.25), duration(83), duration(3723)
+    ('7.2s', '1m 23s', '1h 02m')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m {rest:02d}s"
+    return f"{minutes // 60}h {minutes % 60:02d}m"
+
+
+def states(study: StudySummary) -> str:
+    """Return how many trials are in which state, such as "3 running, 9 paused"."""
+    parts = [f"{n} {word}" for status, word in STATES.items() if (n := study.count(status))]
+    return ", ".join(parts) or "no trial yet"
+
+
+def rungs(study: StudySummary) -> str:
+    """Return how many trials have reached which epoch, such as "epoch 1: 27, epoch 3: 9"."""
+    reached = sorted({trial.epochs for trial in study.trials if trial.epochs})
+    marks = [epoch for epoch in reached if any(t.epochs == epoch and t.status != "RUNNING" for t in study.trials)]
+    return ", ".join(f"epoch {epoch}: {sum(t.epochs >= epoch for t in study.trials)}" for epoch in marks)
+
+
+def spent(study: StudySummary) -> str:
+    """Return what the study has used, and its limits."""
+    limits = study.budget
+    parts = [_of("epochs", study.epochs, limits.get("epochs"), "{:.0f}"), duration(study.seconds)]
+    if "hours" in limits:
+        parts[-1] += f" of {limits['hours']:g}h"
+    if study.gpu_hours or "gpu_hours" in limits:
+        parts.append(_of("GPU-hours", study.gpu_hours, limits.get("gpu_hours"), "{:.3f}"))
+    if "cost" in limits:
+        parts.append(_of("cost", study.gpu_hours * limits["price_per_gpu_hour"], limits["cost"], "{:.2f}"))
+    return ", ".join(parts)
+
+
+def saved(study: StudySummary) -> str:
+    """Return what stopping early saved against training every trial to the end."""
+    full = study.full_epochs
+    if not full:
+        return "nothing trained yet"
+    share = 1 - study.epochs / full
+    return f"{study.epochs} epochs instead of {full} for full training of every trial: {share:.0%} saved"
+
+
+def configuration(params: dict[str, Any]) -> str:
+    """Return a configuration on one line."""
+    return " ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in params.items()
+    )
+
+
+def best_line(study: StudySummary) -> str:
+    """Return the best value so far and where it came from."""
+    ranked = study.ranked()
+    if not ranked:
+        return "none yet"
+    best = ranked[0]
+    return f"{best.best:.6g} (trial {best.trial_id}, epoch {best.best_epoch})"
+
+
+def where_to_look(study: StudySummary) -> str:
+    """Return how to open the study in the MLflow UI."""
+    uri = public_uri(study.tracking_uri)
+    page = f"#/experiments/{study.experiment_id}/runs/{study.run_id}"
+    if uri.startswith(("http://", "https://")):
+        return f"{uri.rstrip('/')}/{page}"
+    return f"mlflow ui --backend-store-uri {uri}   then http://127.0.0.1:5000/{page}"
+
+
+def ending(study: StudySummary, top: int = 5) -> list[str]:
+    """Return the lines that end a study: state, best trials, savings, where to look."""
+    lines = [f"study {study.name} ({study.run_id}) {study.status}: {states(study)}; {spent(study)}"]
+    if study.reason:
+        lines.append(f"ended because: {study.reason}")
+    ranked = study.ranked()[:top]
+    if ranked:
+        lines.append(f"best {len(ranked)} by {study.metric} ({study.mode}):")
+        lines += [f"  {_line(trial)}" for trial in ranked]
+    lines.append(f"saved: {saved(study)}")
+    lines.append(f"look:  {where_to_look(study)}")
+    return lines
+
+
+def _line(trial: TrialSummary) -> str:
+    return (
+        f"{trial.best:.6g}  trial {trial.trial_id:>4}  epoch {trial.best_epoch:>3}  "
+        f"{STATES[trial.status]:<13}  {configuration(trial.params)}"
+    )
+
+
+def _of(name: str, used: float, limit: float | None, form: str) -> str:
+    text = form.format(used)
+    return f"{text} of {form.format(limit)} {name}" if limit is not None else f"{text} {name}"

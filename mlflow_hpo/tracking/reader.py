@@ -1,0 +1,115 @@
+"""Reading a study back from MLflow alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from mlflow_hpo.errors import ConfigError, StudyError
+from mlflow_hpo.space import SearchSpace
+from mlflow_hpo.tracking.connect import ask, connect
+from mlflow_hpo.tracking.summary import StudySummary, TrialSummary
+
+PAGE = 1_000  # runs a request
+
+
+def read_study(run_id: str) -> StudySummary:
+    """Return the state of a study as its runs tell it.
+
+    Args:
+        run_id: the parent run.
+
+    Raises:
+        ConfigError: `run_id` is no run, or not the parent run of a study.
+        StudyError: the store is unreachable.
+    """
+    client = connect()
+    try:
+        parent = client.get_run(run_id)
+    except mlflow.MlflowException as error:
+        raise ConfigError("run_id", f"no such run: {' '.join(str(error).split()):.200}") from None
+    tags, params, metrics = parent.data.tags, parent.data.params, parent.data.metrics
+    if tags.get("hpo.kind") != "study":
+        raise ConfigError("run_id", f"{run_id} is not the parent run of a study (tag hpo.kind)")
+    space = SearchSpace(json.loads(_text(run_id, "space.json")))
+    trials = [_trial(run, space, tags["hpo.metric"]) for run in _children(client, parent)]
+    end = parent.info.end_time or int(time.time() * 1000)
+    return StudySummary(
+        run_id=run_id,
+        name=parent.info.run_name,
+        experiment_id=parent.info.experiment_id,
+        tracking_uri=mlflow.get_tracking_uri(),
+        status=parent.info.status,
+        metric=tags["hpo.metric"],
+        mode=tags["hpo.mode"],
+        searcher=_component_name(params["hpo.searcher"]),
+        scheduler=_component_name(params["hpo.scheduler"]),
+        trials_planned=int(params["hpo.trials"]),
+        max_resource=int(params["hpo.max_resource"]),
+        seconds=(end - parent.info.start_time) / 1000,
+        epochs=int(metrics.get("epochs_spent", 0)),
+        gpu_hours=metrics.get("gpu_hours_spent", 0.0),
+        trials=tuple(sorted(trials, key=lambda trial: trial.trial_id)),
+        budget={
+            key.removeprefix("hpo.budget."): float(value)
+            for key, value in params.items()
+            if key.startswith("hpo.budget.")
+        },
+        best_trial=int(tags["hpo.best_trial"]) if "hpo.best_trial" in tags else None,
+        reason=tags.get("hpo.stop_reason", ""),
+    )
+
+
+def _children(client: MlflowClient, parent: Run) -> Iterator[Run]:
+    token: str | None = None
+    while True:
+        page = ask(
+            "MLFLOW_TRACKING_URI: cannot list the trials",
+            client.search_runs,
+            [parent.info.experiment_id],
+            f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and tags.`hpo.kind` = 'trial'",
+            max_results=PAGE,
+            page_token=token,
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _trial(run: Run, space: SearchSpace, metric: str) -> TrialSummary:
+    tags = run.data.tags
+    best = tags.get("hpo.best_value")
+    return TrialSummary(
+        trial_id=int(tags["hpo.trial"]),
+        run_id=run.info.run_id,
+        status=run.info.status,
+        params=space.parse({name: text for name, text in run.data.params.items() if name in space.names}),
+        bracket=int(tags["hpo.bracket"]),
+        rung=int(tags["hpo.rung"]),
+        epochs=int(tags.get("hpo.epochs", 0)),
+        value=run.data.metrics.get(metric),
+        best=None if best is None else float(best),
+        best_epoch=int(tags.get("hpo.best_epoch", 0)),
+        seconds=float(tags.get("hpo.seconds", 0)),
+        reason=tags.get("hpo.stop_reason", ""),
+    )
+
+
+def _text(run_id: str, path: str) -> str:
+    return ask(f"artifact store: cannot read {path}", mlflow.artifacts.load_text, f"runs:/{run_id}/{path}")
+
+
+def _component_name(param: str) -> str:
+    """Return the name in a param that holds a name, or the JSON of a mapping with one."""
+    if not param.startswith("{"):
+        return param
+    try:
+        return str(json.loads(param)["name"])
+    except (json.JSONDecodeError, KeyError) as error:
+        raise StudyError(f"the parent run's params are damaged: {param!r:.100}") from error

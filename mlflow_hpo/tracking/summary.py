@@ -1,0 +1,81 @@
+"""A study and its trials as plain data: what a driver knows, and what is read back from MLflow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEMA = "1"  # version of the layout in MLflow, tag `hpo.schema`
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSummary:
+    """One trial. `status` is MLflow's: RUNNING, SCHEDULED (paused), FINISHED, KILLED (stopped early) or FAILED.
+
+    `epochs` is how far it was trained, `value` the metric there, `best` the best value it reported, at `best_epoch`.
+    """
+
+    trial_id: int
+    run_id: str
+    status: str
+    params: dict[str, Any]
+    bracket: int = 0
+    rung: int = 0
+    epochs: int = 0
+    value: float | None = None
+    best: float | None = None
+    best_epoch: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StudySummary:
+    """A study at one moment.
+
+    `epochs` and `gpu_hours` were spent so far; `full_epochs` is what full training of every trial would take; `budget`
+    holds the limits that were set, `best_trial` is the first to have reached the best value, and `eta` the seconds that are still to go, where known.
+    """
+
+    run_id: str
+    name: str
+    experiment_id: str
+    tracking_uri: str
+    status: str
+    metric: str
+    mode: str
+    searcher: str
+    scheduler: str
+    trials_planned: int
+    max_resource: int
+    seconds: float
+    epochs: int
+    gpu_hours: float
+    trials: tuple[TrialSummary, ...]
+    budget: dict[str, float] = field(default_factory=dict)
+    best_trial: int | None = None
+    eta: float | None = None
+    reason: str = ""
+
+    @property
+    def full_epochs(self) -> int:
+        """Epochs that training every trial to the end would take."""
+        return len(self.trials) * self.max_resource
+
+    def ranked(self) -> list[TrialSummary]:
+        """Return the trials that have a value, best first."""
+        valued = [trial for trial in self.trials if trial.best is not None]
+        sign = -1.0 if self.mode == "max" else 1.0
+        return sorted(
+            valued,
+            key=lambda trial: (
+                sign * (trial.best or 0.0),
+                trial.trial_id != self.best_trial,
+                trial.best_epoch,
+                trial.trial_id,
+            ),
+        )
+
+    def count(self, status: str) -> int:
+        """Return how many trials have this status."""
+        return sum(trial.status == status for trial in self.trials)
