@@ -1,6 +1,7 @@
 """Hyperparameter search on the MLflow that a team already has.
 
-The public names are imported when they are first used: workers and served models need only a few of the rooms.
+The public names are imported when they are first used: workers and served models need only a few of the
+rooms.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _HOMES = {
     "tune": "study",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605  the names stand in the table above
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

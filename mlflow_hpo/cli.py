@@ -17,7 +17,7 @@ from mlflow_hpo.errors import ConfigError, HpoError
 USAGE, RUNTIME, INTERRUPTED = 2, 1, 130  # exit codes
 
 
-class OptionalInt(click.ParamType):
+class OptionalInt(click.ParamType[int | None]):
     """A whole number, or nothing at all: MLproject hands over '' for what was not given."""
 
     name = "integer"
@@ -26,7 +26,7 @@ class OptionalInt(click.ParamType):
         """Return the number, or None for ''."""
         if value == "":
             return None
-        return click.INT.convert(value, param, ctx)  # type: ignore[no-any-return]
+        return click.INT.convert(value, param, ctx)
 
 
 INTEGER = OptionalInt()
@@ -37,17 +37,28 @@ INTEGER = OptionalInt()
 def main() -> None:
     """Hyperparameter search on the MLflow that a team already has.
 
-    Everything is read from and written to the MLflow that MLFLOW_TRACKING_URI names (default: sqlite:///mlflow.db in
-    this folder).
+    Everything is read from and written to the MLflow that MLFLOW_TRACKING_URI names (default:
+    sqlite:///mlflow.db in this folder).
 
     Exit codes: 0 success, 1 failure at run time, 2 wrong usage or configuration, 130 interrupted.
     """
 
 
 @main.command()
-@click.option("--config", default="", metavar="FILE", help="A search.yaml, or the same as JSON. Default: the bundled one.")
-@click.option("--data", default="", help="digits, breast_cancer, wine, diabetes, or a .csv, .parquet or .npz path or s3:// URL.")
-@click.option("--target", default="", metavar="COLUMN", help="The column to predict, where the data is a table.")
+@click.option(
+    "--config",
+    default="",
+    metavar="FILE",
+    help="A search.yaml, or the same as JSON. Default: the bundled one.",
+)
+@click.option(
+    "--data",
+    default="",
+    help="digits, breast_cancer, wine, diabetes, or a .csv, .parquet or .npz path or s3:// URL.",
+)
+@click.option(
+    "--target", default="", metavar="COLUMN", help="The column to predict, where the data is a table."
+)
 @click.option("--trials", default="", type=INTEGER, help="How many configurations to try.")
 @click.option("--max-epochs", default="", type=INTEGER, help="Epochs of a full training (max_resource).")
 @click.option("--searcher", default="", help="Who proposes configurations: random, tpe.")
@@ -62,8 +73,10 @@ def main() -> None:
 def run(config: str, plain: bool, debug: bool, **flags: Any) -> None:
     """Search the hyperparameters of the bundled PyTorch training.
 
-    The search is described by a search.yaml; a flag overrides its key, one that is not given keeps the file's value.
-    Every trial becomes a nested MLflow run, unpromising ones stop early, and the best model is logged at the end.
+    The search is described by a search.yaml; a flag overrides its key, one that is not given keeps the
+    file's value.
+    Every trial becomes a nested MLflow run, unpromising ones stop early, and the best model is logged at the
+    end.
     """
     with reported(debug):
         from rich.console import Console
@@ -107,7 +120,10 @@ def bundled_study(config: str, flags: dict[str, Any]) -> tuple[Any, dict[str, An
         given["max_resource"] = given.pop("max_epochs")
     keys |= given
     train = BundledTraining(
-        keys.get("data", "digits"), keys.get("target"), seed=keys.get("seed", 0), max_epochs=keys.get("max_resource", 1)
+        keys.get("data", "digits"),
+        keys.get("target"),
+        seed=keys.get("seed", 0),
+        max_epochs=keys.get("max_resource", 1),
     )
     if "metric" not in keys:
         train.prepare()

@@ -228,7 +228,8 @@ def _first_error(error: ValidationError) -> ConfigError:
 
 
 def _meant(path: list[str]) -> str:
-    model: type[BaseModel] = {"metric": Metric, "budget": Budget}.get(path[0], StudyConfig)
+    sections: dict[str, type[BaseModel]] = {"metric": Metric, "budget": Budget}
+    model = sections.get(path[0], StudyConfig)
     allowed = [info.alias or name for name, info in model.model_fields.items()]
     close = difflib.get_close_matches(path[-1], allowed, 1)
     return (f"; did you mean {close[0]}?" if close else "") + f" (allowed: {', '.join(allowed)})"

@@ -199,14 +199,14 @@ class Optimizer:
             raise ValueError(f"report: trial {trial_id} was told to stop; call complete({trial_id})")
         record = self._records[trial_id]
         least = max(job.start, record.resource) + 1
-        if not isinstance(resource, int) or not least <= resource <= job.stop:
+        if not isinstance(resource, numbers.Integral) or not least <= resource <= job.stop:
             raise ValueError(
                 f"report: resource of trial {trial_id} must be a whole number from {least} to {job.stop}, "
                 f"got {resource!r}"
             )
         if not isinstance(value, numbers.Real):
             raise ValueError(f"report: value of trial {trial_id} must be a number, got {shown(value)}")
-        value = float(value)
+        resource, value = int(resource), float(value)
         finite = math.isfinite(value)
         loss = self._sign * value if finite else math.inf
         if finite and (record.best_value is None or loss < self._sign * record.best_value):
@@ -255,7 +255,7 @@ class Optimizer:
     @property
     def finished(self) -> bool:
         """Whether no job runs and none will ever be handed out again."""
-        return not self._jobs and not self._may_start() and not self._scheduler.has_work
+        return self._closed and not self._jobs and not self._scheduler.has_work
 
     @property
     def best(self) -> BestTrial | None:

@@ -13,8 +13,8 @@ from mlflow_hpo.errors import StudyError
 class TrialStopped(BaseException):
     """Raised inside training code when its trial must end now; let it pass.
 
-    It derives from `BaseException`, as `KeyboardInterrupt` does, so that an ``except Exception`` of the training code
-    does not swallow it.
+    It derives from `BaseException`, as `KeyboardInterrupt` does, so that an ``except Exception`` of the
+    training code does not swallow it.
     """
 
 
@@ -28,7 +28,7 @@ class Channel(Protocol):
         """Take a copy of the checkpoint file `path` of `epoch`; the caller may delete it afterwards."""
 
     def load(self) -> tuple[int, Path] | None:
-        """Return the newest intact checkpoint as (epoch, local path), or None when training begins at scratch."""
+        """Return the newest intact checkpoint as (epoch, local path), or None to begin from scratch."""
 
 
 class Trial:
@@ -71,8 +71,8 @@ class Trial:
     def load_checkpoint(self) -> Path | None:
         """Return the newest checkpoint of this trial, or None at its first start.
 
-        After this `epochs()` goes on behind the checkpoint's epoch. Training code that never calls it is trained
-        from scratch at each promotion, and is right all the same.
+        After this `epochs()` goes on behind the checkpoint's epoch. Training code that never calls it is
+        trained from scratch at each promotion, and is right all the same.
         """
         found = self._channel.load()
         if found is None:
@@ -89,8 +89,8 @@ class Trial:
     def save_checkpoint(self, path: str | Path) -> None:
         """Keep the file at `path` as the checkpoint of the present epoch.
 
-        Call it before `report` of the same epoch, as often as you like: only the newest, and the one of the best
-        epoch, are uploaded, when the job ends or is interrupted.
+        Call it before `report` of the same epoch, as often as you like: only the newest, and the one of the
+        best epoch, are uploaded, when the job ends or is interrupted.
 
         Raises:
             StudyError: `path` is not a file, or no epoch has begun.
@@ -125,14 +125,14 @@ def _number(name: str, value: Any) -> float:
     try:  # zero-dimensional arrays and tensors
         return float(value.item())
     except (AttributeError, TypeError, ValueError):
-        raise StudyError(f"report: {name} must be a number, got {type(value).__name__} {value!r:.80}") from None
-
-
+        raise StudyError(
+            f"report: {name} must be a number, got {type(value).__name__} {value!r:.80}"
+        ) from None
 
 
 @runtime_checkable
 class DescribedTraining(Protocol):
-    """Training code that can say more of itself than a plain function: the study then checks more, and earlier."""
+    """Training code that says more of itself than a plain function, so that more is checked, and earlier."""
 
     def __call__(self, trial: Trial) -> object:
         """Train one trial."""
@@ -148,7 +148,7 @@ class DescribedTraining(Protocol):
         """Raise ConfigError for a parameter that the training does not know."""
 
     def describe(self) -> Mapping[str, str]:
-        """Return facts about the data and the task, for the parent run's tags; the task's name is in "data"."""
+        """Return facts about data and task for the parent run's tags; "data" holds the task's name."""
 
     def log_model(
         self, checkpoint: Path, params: Mapping[str, Any], *, registered_model_name: str | None

@@ -4,6 +4,9 @@ from mlflow_hpo.launchers.base import Launcher
 from mlflow_hpo.launchers.local import LocalLauncher
 from mlflow_hpo.registry import Registry
 
-LAUNCHERS: Registry[Launcher] = Registry(  # type: ignore[type-abstract]
-    "launcher", Launcher, "mlflow_hpo.launchers", {"local": LocalLauncher}
+LAUNCHERS: Registry[Launcher] = Registry(
+    "launcher",
+    Launcher,  # type: ignore[type-abstract]
+    "mlflow_hpo.launchers",
+    {"local": LocalLauncher},
 )

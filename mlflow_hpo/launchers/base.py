@@ -48,8 +48,8 @@ class Services(Protocol):
 class TrialJob:
     """One job as a worker gets it: train epochs ``start + 1 .. stop`` of one trial.
 
-    `location` says where its checkpoints live, in the words of `Services`; `sample` is the number of the first
-    sample of system metrics, so that a promoted trial's samples go on counting.
+    `location` says where its checkpoints live, in the words of `Services`; `sample` is the number of the
+    first sample of system metrics, so that a promoted trial's samples go on counting.
     """
 
     trial_id: int
@@ -110,8 +110,8 @@ class Warned:
 class Ended:
     """The job is over and its slot is free again.
 
-    `reason` is one line and `details` the end of the traceback or of the worker's output, both empty unless the job
-    failed; `seconds` is the wall-clock time of the job.
+    `reason` is one line and `details` the end of the traceback or of the worker's output, both empty unless
+    the job failed; `seconds` is the wall-clock time of the job.
     """
 
     trial_id: int
@@ -137,12 +137,15 @@ class Slot:
 class Launcher(ABC):
     """Runs jobs in slots and tells what becomes of them.
 
-    Owned by one `Study` and used by its thread only. Every submitted job ends with exactly one `Ended`, whatever
-    happens to its process. A launcher knows neither MLflow nor the search: what a worker needs of them comes as
-    `Services`.
+    Owned by one `Study` and used by its thread only. Every submitted job ends with exactly one `Ended`,
+    whatever happens to its process. A launcher knows neither MLflow nor the search: what a worker needs of
+    them comes as `Services`.
     """
 
     slots: Sequence[Slot]
+
+    @abstractmethod
+    def __init__(self, workers: int) -> None: ...
 
     @abstractmethod
     def start(self, trainable: Trainable, services: Services, folder: Path) -> None:
@@ -150,24 +153,24 @@ class Launcher(ABC):
 
     @property
     @abstractmethod
-    def free(self) -> int:
-        """How many more jobs `submit` takes now."""
+    def free_slot(self) -> Slot | None:
+        """A slot that takes a job now, or None when all are busy."""
 
     @abstractmethod
-    def submit(self, job: TrialJob) -> Slot:
-        """Run a job in a free slot and return the slot. Raises RuntimeError when none is free."""
+    def submit(self, slot: Slot, job: TrialJob) -> None:
+        """Run a job in a free slot. Raises RuntimeError when it is not free."""
 
     @abstractmethod
-    def wait(self, timeout: float | None) -> list[Event]:
+    def wait(self, timeout: float) -> list[Event]:
         """Wait for events and return them in order; an empty list after `timeout` seconds."""
 
     @abstractmethod
     def reply(self, trial_id: int, *, go_on: bool, best: bool) -> None:
-        """Answer the `Reported` of a trial: whether to go on, and whether this epoch is the study's best so far."""
+        """Answer the `Reported` of a trial: whether to go on, and whether it is the study's best so far."""
 
     @abstractmethod
     def interrupt(self, trial_id: int) -> None:
-        """Ask a running trial to store its newest checkpoint and end now, in the middle of an epoch if need be."""
+        """Ask a running trial to store its newest checkpoint and end, in mid-epoch if need be."""
 
     @abstractmethod
     def kill(self, trial_id: int, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -24,7 +25,8 @@ LOG_TAIL = 2_000  # characters of a dead worker's output that are worth keeping
 
 
 def visible_gpus() -> list[str]:
-    """Return the ids of the CUDA devices that this process may use and that torch can use; [] when there is none.
+    """Return the ids of the CUDA devices that this process may use and that torch can use; [] when there is
+    none.
 
     NVML is asked rather than torch: the driver process need not hold a CUDA context.
     """
@@ -83,9 +85,9 @@ class _Worker:
 class LocalLauncher(Launcher):
     """Runs each trial in one of `workers` persistent processes on this machine.
 
-    Each process imports torch and the training code once and keeps its slot's device and threads; one that dies takes
-    its trial down as FAILED and is replaced. Workers are started from a fresh interpreter, so that a script
-    needs no ``if __name__ == "__main__"`` and CUDA is never forked.
+    Each process imports torch and the training code once and keeps its slot's device and threads; one that
+    dies takes its trial down as FAILED and is replaced. Workers are started from a fresh interpreter, so
+    that a script needs no ``if __name__ == "__main__"`` and CUDA is never forked.
 
     Args:
         workers: number of processes.
@@ -101,24 +103,27 @@ class LocalLauncher(Launcher):
         self._workers: dict[int, _Worker] = {}  # slot number -> worker
 
     def start(self, trainable: Trainable, services: Services, folder: Path) -> None:
+        """Start all worker processes; they load torch and the training side by side."""
         self._payload = cloudpickle.dumps((trainable, services))
         self._folder = folder
         for slot in self.slots:
             self._spawn(slot)
 
     @property
-    def free(self) -> int:
-        return sum(worker.job is None for worker in self._workers.values())
+    def free_slot(self) -> Slot | None:
+        """The first slot whose worker has no job."""
+        return next((worker.slot for worker in self._workers.values() if worker.job is None), None)
 
-    def submit(self, job: TrialJob) -> Slot:
-        worker = next((worker for worker in self._workers.values() if worker.job is None), None)
-        if worker is None:
-            raise RuntimeError(f"no free slot for trial {job.trial_id}")
+    def submit(self, slot: Slot, job: TrialJob) -> None:
+        """Hand a job to the worker of `slot`."""
+        worker = self._workers[slot.number]
+        if worker.job is not None:
+            raise RuntimeError(f"slot {slot.number} is busy with trial {worker.job.trial_id}")
         worker.job, worker.begin = job, time.monotonic()
         self._send(worker, job)
-        return worker.slot
 
-    def wait(self, timeout: float | None) -> list[Event]:
+    def wait(self, timeout: float) -> list[Event]:
+        """Return what the workers sent, and the end of those that died."""
         connections = {worker.connection: worker for worker in self._workers.values()}
         events: list[Event] = []
         for connection in wait(list(connections), timeout):
@@ -137,19 +142,23 @@ class LocalLauncher(Launcher):
         return events
 
     def reply(self, trial_id: int, *, go_on: bool, best: bool) -> None:
+        """Answer a report."""
         self._send(self._of(trial_id), Reply(go_on, best))
 
     def interrupt(self, trial_id: int) -> None:
+        """Raise `TrialStopped` inside the training."""
         worker = self._of(trial_id)
         if worker.job is not None:
             self._send(worker, Interrupt(trial_id, worker.job.start))
 
     def kill(self, trial_id: int, reason: str) -> None:
+        """Send SIGKILL to the trial's worker; a new one takes its slot."""
         worker = self._of(trial_id)
         worker.killed = reason
         worker.process.kill()
 
     def close(self) -> None:
+        """Stop idle workers in good order, busy ones by force."""
         deadline = time.monotonic() + CLOSE_TIMEOUT
         for worker in self._workers.values():
             if worker.job is None:
@@ -188,10 +197,8 @@ class LocalLauncher(Launcher):
         self._send(worker, Setup(self._payload, slot.device, str(self._folder)))
 
     def _send(self, worker: _Worker, message: object) -> None:
-        try:
+        with contextlib.suppress(OSError):  # a dead worker: `wait` finds the end of its pipe and tells
             worker.connection.send(message)
-        except OSError:
-            pass  # it is dead: `wait` will find the end of its pipe and tell
 
     def _of(self, trial_id: int) -> _Worker:
         for worker in self._workers.values():

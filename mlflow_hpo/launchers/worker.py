@@ -1,7 +1,8 @@
 """The worker process of the local launcher: takes jobs from a pipe, trains, tells what happened.
 
-The main thread trains. A reader thread owns the receiving end of the pipe: it hands jobs and replies to the main
-thread, raises `TrialStopped` inside the training code on an interrupt, and ends the process when the driver is gone.
+The main thread trains. A reader thread owns the receiving end of the pipe: it hands jobs and replies to the
+main thread, raises `TrialStopped` inside the training code on an interrupt, and ends the process when the
+driver is gone.
 """
 
 from __future__ import annotations
@@ -83,12 +84,13 @@ class Outbox:
         self._lock = threading.Lock()
 
     def send(self, message: Event | Ready) -> None:
+        """Send one message whole."""
         with self._lock:
             self._connection.send(message)
 
 
 class Interruption:
-    """Raises `TrialStopped` in the main thread, but only while the training code of that very job runs there."""
+    """Raises `TrialStopped` in the main thread, but only while the right job's training code runs there."""
 
     def __init__(self) -> None:
         self._requested: Interrupt | None = None
@@ -156,6 +158,7 @@ class WorkerChannel:
         self.reached = job.start
 
     def report(self, epoch: int, metrics: Mapping[str, float]) -> bool:
+        """Ask the driver whether to go on."""
         with self._interruption.shielded():
             self.reached = max(self.reached, epoch)
             self._outbox.send(Reported(self._job.trial_id, epoch, dict(metrics), time.time()))
@@ -166,6 +169,7 @@ class WorkerChannel:
         return reply.go_on
 
     def save(self, epoch: int, path: Path) -> None:
+        """Copy the checkpoint to the staging folder, and now and then to the store."""
         with self._interruption.shielded():
             staged = self._folder / f"epoch-{epoch}.ckpt"
             partial = staged.with_suffix(".partial")
@@ -177,6 +181,7 @@ class WorkerChannel:
                 self._upload(epoch)
 
     def load(self) -> tuple[int, Path] | None:
+        """Fetch the newest checkpoint that is intact."""
         with self._interruption.shielded():
             if self._job.start == 0:
                 return None
@@ -186,7 +191,9 @@ class WorkerChannel:
                 try:
                     return epoch, self._store.download(name, self._folder)
                 except CorruptCheckpointError as error:
-                    self._warn(f"checkpoint of epoch {epoch} is corrupt, going on from the one before: {error}")
+                    self._warn(
+                        f"checkpoint of epoch {epoch} is corrupt, going on from the one before: {error}"
+                    )
             self._warn(f"no intact checkpoint for epoch {self._job.start}: training from scratch")
             return None
 

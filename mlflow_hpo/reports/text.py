@@ -39,7 +39,9 @@ def states(study: StudySummary) -> str:
 def rungs(study: StudySummary) -> str:
     """Return how many trials have reached which epoch, such as "epoch 1: 27, epoch 3: 9"."""
     reached = sorted({trial.epochs for trial in study.trials if trial.epochs})
-    marks = [epoch for epoch in reached if any(t.epochs == epoch and t.status != "RUNNING" for t in study.trials)]
+    marks = [
+        epoch for epoch in reached if any(t.epochs == epoch and t.status != "RUNNING" for t in study.trials)
+    ]
     return ", ".join(f"epoch {epoch}: {sum(t.epochs >= epoch for t in study.trials)}" for epoch in marks)
 
 

@@ -39,6 +39,9 @@ class Scheduler(ABC):
     not thread-safe. Losses are minimised; the optimizer has already turned the metric round and mapped NaN
     and infinities to ``+inf``, which ranks last. Ties are broken by the lower trial id.
 
+    Args of every constructor: `min_resource` and `max_resource`, then the scheduler's own options,
+    keyword-only, for which it raises `ConfigError` with the option's bare name.
+
     Attributes:
         min_resource, max_resource: epochs of the first rung and of a full training.
         levels: the epochs at which this scheduler compares trials, ascending; the last is `max_resource`.

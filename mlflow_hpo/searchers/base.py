@@ -17,7 +17,7 @@ class Searcher(ABC):
 
     Args of every constructor: `space`, `seed`, and `levels`: the resources (epochs) at which the scheduler
     compares trials, ascending, so that a multi-fidelity searcher knows which values are comparable; then the
-    searcher's own options as keywords.
+    searcher's own options, keyword-only, for which it raises `ConfigError` with the option's bare name.
     """
 
     space: SearchSpace

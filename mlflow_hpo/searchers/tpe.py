@@ -24,19 +24,19 @@ class TpeSearcher(Searcher):
     """Tree-structured Parzen estimator: Hyperopt's `tpe.suggest`, for many workers and early stopping.
 
     TPE splits the trials into a few good ones and the rest, models where each group lies, and proposes the
-    candidate that is likeliest good. Which trials are good is decided at the highest of `levels` at which
-    enough
-    trials have a finite loss, as BOHB does: the best ``ceil(gamma * sqrt(n))`` by their loss at exactly that
-    level.
-    All other trials count as bad: those stopped before that level, failed ones, infinite losses, and pending
-    ones, which keeps a batch of proposals apart. Until a level has enough, proposals are random.
+    candidate that is likeliest good. The good ones are the best by their loss at exactly one of `levels`: the
+    highest at which enough trials have a finite loss, as BOHB does. Unlike there all other trials count as
+    bad: those stopped before that level, failed ones, infinite losses, and pending ones, which keeps a batch
+    of proposals apart. Until a level has enough, proposals are random.
 
     Enough is `n_startup`, and at least one more than the space has parameters.
 
     Args:
         n_startup: trials with a finite loss that are wanted before the model proposes.
         n_ei_candidates: draws from the model of the good trials, of which the best is proposed.
-        gamma: how many of `n` trials are good: ``ceil(gamma * sqrt(n))``, 25 at most.
+        gamma: of `n` trials that are no longer pending ``ceil(gamma * sqrt(n))`` are good, but 25 at most,
+        and at
+            most half of those at the level.
 
     Source: Bergstra et al., Algorithms for Hyper-Parameter Optimization, NIPS 2011; levels as in Falkner et
     al., BOHB, ICML 2018, section 3.2.
@@ -109,7 +109,7 @@ class TpeSearcher(Searcher):
         from hyperopt import tpe
         from hyperopt.base import trials_from_docs
 
-        n_good = min(math.ceil(self._gamma * math.sqrt(len(ranked))), _MOST_GOOD, len(ranked))
+        n_good = min(math.ceil(self._gamma * math.sqrt(len(self._observed))), _MOST_GOOD, len(ranked) // 2)
         good = {trial for _, trial in ranked[:n_good]}
         latest = {*islice(reversed(self._observed), _OBSERVED), *islice(reversed(self._pending), _PENDING)}
         docs = [*self._docs(good, loss=0.0), *self._docs(latest - good, loss=1.0)]

@@ -1,0 +1,1 @@
+"""MLflow is the only store: run tree, buffered writer, checkpoints, reading back."""

@@ -1,4 +1,6 @@
-"""Checkpoints of a trial in its run's artifact root, wherever that is; each carries its SHA-256 in its name."""
+"""Checkpoints of a trial in its run's artifact root, wherever that is; each carries its SHA-256 in its
+name.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ NAME = re.compile(r"^epoch-(?P<epoch>\d+)\.(?P<sha256>[0-9a-f]{64})\.ckpt$")
 class ArtifactCheckpoints:
     """Stores checkpoints as ``checkpoints/epoch-0009.<sha256>.ckpt`` below an artifact URI.
 
-    The hash in the name makes a checkpoint one object, written once: a torn or altered one does not match its name,
-    and nothing is ever overwritten.
+    The hash in the name makes a checkpoint one object, written once: a torn or altered one does not match
+    its name, and nothing is ever overwritten.
 
     Args:
         artifact_uri: root of the run's artifacts: a path, ``mlflow-artifacts:/...``, ``s3://...``.

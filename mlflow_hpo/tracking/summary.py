@@ -10,9 +10,11 @@ SCHEMA = "1"  # version of the layout in MLflow, tag `hpo.schema`
 
 @dataclass(frozen=True, slots=True)
 class TrialSummary:
-    """One trial. `status` is MLflow's: RUNNING, SCHEDULED (paused), FINISHED, KILLED (stopped early) or FAILED.
+    """One trial. `status` is MLflow's: RUNNING, SCHEDULED (paused), FINISHED, KILLED (stopped early) or
+    FAILED.
 
-    `epochs` is how far it was trained, `value` the metric there, `best` the best value it reported, at `best_epoch`.
+    `epochs` is how far it was trained, `value` the metric there, `best` the best value it reported, at
+    `best_epoch`.
     """
 
     trial_id: int
@@ -33,8 +35,9 @@ class TrialSummary:
 class StudySummary:
     """A study at one moment.
 
-    `epochs` and `gpu_hours` were spent so far; `full_epochs` is what full training of every trial would take; `budget`
-    holds the limits that were set, `best_trial` is the first to have reached the best value, and `eta` the seconds that are still to go, where known.
+    `epochs` and `gpu_hours` were spent so far; `full_epochs` is what full training of every trial would
+    take; `budget` holds the limits that were set, `best_trial` is the first to have reached the best value,
+    and `eta` the seconds that are still to go, where known.
     """
 
     run_id: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import pynvml  # noqa: F401  MLflow's GPU monitor works only where this is imported already
@@ -15,16 +16,14 @@ from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 class MachineMonitor:
     """Samples CPU, memory, disk, network and, where there are any, GPUs.
 
-    MLflow's `SystemMetricsMonitor` asks the server for the run's status at every sample and writes by itself; its
-    parts are used here without that, and the study's writer logs what they read.
+    MLflow's `SystemMetricsMonitor` asks the server for the run's status at every sample and writes by
+    itself; its parts are used here without that, and the study's writer logs what they read.
     """
 
     def __init__(self) -> None:
         self._monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-        try:
+        with contextlib.suppress(RuntimeError):  # no NVIDIA driver on this machine
             self._monitors.append(GPUMonitor())
-        except RuntimeError:  # no NVIDIA driver on this machine
-            pass
 
     def sample(self) -> Mapping[str, float]:
         """Return the present readings as ``system/cpu_utilization_percentage`` and so on."""

@@ -52,7 +52,8 @@ class WorkerServices:
 class Tracker:
     """Writes one study to MLflow: the parent run, a nested run for each trial, their values and artifacts.
 
-    Values go through one background writer; only what the study must wait for (the creation of a run) is waited for.
+    Values go through one background writer; only what the study must wait for (the creation of a run) is
+    waited for.
 
     Args:
         experiment: name of the experiment, created if need be; None for the one that MLflow's settings name.
@@ -264,4 +265,3 @@ def _row(trial: TrialSummary, metric: str) -> dict[str, Any]:
         "reason": trial.reason,
         **{f"params.{name}": value for name, value in trial.params.items()},
     }
-

@@ -43,8 +43,9 @@ class _RunBuffer:
 class Writer:
     """Buffers values per run and writes them from one thread, a few requests a second.
 
-    Within a run the order is kept: params, metrics and tags before the status that follows them. Calls handed to
-    `call` are made at once, in their own order, without waiting for the buffered values of other runs.
+    Within a run the order is kept: params, metrics and tags before the status that follows them. Calls
+    handed to `call` are made at once, in their own order, without waiting for the buffered values of other
+    runs.
 
     The methods are thread-safe. When the store keeps refusing, every later call raises what was refused.
 
@@ -186,7 +187,9 @@ class Writer:
             self._insist(self._client.set_terminated, run_id, status=buffer.status)
 
     def _insist(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Call the store again when it fails for the moment. Buffered values may be written twice without harm."""
+        """Call the store again when it fails for the moment. Buffered values may be written twice without
+        harm.
+        """
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return function(*args, **kwargs)
@@ -197,4 +200,3 @@ class Writer:
                 logger.warning("the tracking store refused a write, trying again: %s", error)
                 time.sleep(0.5 * 2 ** (attempt - 1))
         raise AssertionError("unreachable")
-

@@ -262,7 +262,7 @@ def _plain(series: pd.Series[Any]) -> pd.Series[Any]:
     if pd.api.types.is_datetime64_any_dtype(dtype):
         return _dates(series)
     if pd.api.types.is_timedelta64_dtype(dtype):
-        return series / pd.Timedelta(seconds=1)
+        return pd.to_timedelta(series).dt.total_seconds()
     present = series.dropna()
     if any(isinstance(value, list | tuple | dict | set | np.ndarray) for value in present):
         raise ValueError(f"column {series.name} holds lists or mappings; single values are allowed")
@@ -272,7 +272,7 @@ def _plain(series: pd.Series[Any]) -> pd.Series[Any]:
     if inferred in ("date", "datetime", "datetime64"):
         return _dates(series)
     if inferred in ("timedelta", "timedelta64"):
-        return pd.to_timedelta(series) / pd.Timedelta(seconds=1)
+        return pd.to_timedelta(series).dt.total_seconds()
     return _text(series)
 
 

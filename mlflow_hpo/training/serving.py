@@ -1,18 +1,18 @@
 """The trained model as an MLflow model that needs neither this package installed nor the training's data.
 
-MLflow loads it by `_load_pyfunc` of this module (a *loader module*), from the copy of the package that travels
-with the model. Nothing in the model is a pickle.
+MLflow loads it by `_load_pyfunc` of this module (a *loader module*), from the copy of the package that
+travels with the model. Nothing in the model is a pickle.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -21,6 +21,11 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 import mlflow_hpo
 from mlflow_hpo.training.checkpoint import Predictor, export_model, read_checkpoint
+
+with warnings.catch_warnings():
+    # MLflow warns, whenever this module is imported, of a type hint of its own.
+    warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType", category=UserWarning)
+    import mlflow.pyfunc.model
 
 MODEL_NAME = "model"
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "torch")
@@ -85,8 +90,8 @@ def log_model(
 def signature(example: pd.DataFrame | npt.NDArray[Any], predictions: pd.DataFrame) -> ModelSignature:
     """Return the signature of a model that makes `predictions` of `example`.
 
-    MLflow's own inference warns of whole numbers that may be missing one day; here the training data were seen
-    whole, and a column that had missing values is one of floats.
+    MLflow's own inference warns of whole numbers that may be missing one day; here all of the data was seen,
+    and a column that has missing values is one of floats.
     """
     inputs = _columns(example) if isinstance(example, pd.DataFrame) else _tensor(example)
     return ModelSignature(inputs=inputs, outputs=_columns(predictions))
@@ -94,7 +99,7 @@ def signature(example: pd.DataFrame | npt.NDArray[Any], predictions: pd.DataFram
 
 def _columns(frame: pd.DataFrame) -> Schema:
     kinds = {"b": DataType.boolean, "i": DataType.long, "f": DataType.double, "M": DataType.datetime}
-    return Schema([ColSpec(kinds.get(frame[name].dtype.kind, DataType.string), name) for name in frame])
+    return Schema([ColSpec(kinds.get(frame[name].dtype.kind, DataType.string), str(name)) for name in frame])
 
 
 def _tensor(images: npt.NDArray[Any]) -> Schema:

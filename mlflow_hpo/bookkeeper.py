@@ -1,0 +1,221 @@
+"""Bookkeeper: writes down what becomes of the trials, and clears away their checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlflow_hpo.config import StudyConfig
+from mlflow_hpo.launchers.base import Slot
+from mlflow_hpo.ledger import Ledger, TrialEntry
+from mlflow_hpo.optimizer import BestTrial, Job, Optimizer, TrialState
+from mlflow_hpo.tracking.summary import StudySummary, TrialSummary
+from mlflow_hpo.tracking.tracker import Tracker, as_yaml
+
+STATUS = {TrialState.PAUSED: "SCHEDULED", TrialState.FINISHED: "FINISHED", TrialState.STOPPED: "KILLED"}
+
+
+class Bookkeeper:
+    """Keeps the ledger of a running study and its runs in MLflow in step.
+
+    Used by the study's thread only. What it is told has happened in the optimizer already.
+
+    Args:
+        config: the study's settings.
+        optimizer: where values and states are looked up; it is never changed here.
+        tracker: the study's runs.
+    """
+
+    def __init__(self, config: StudyConfig, optimizer: Optimizer, tracker: Tracker) -> None:
+        self.ledger = Ledger(config.budget)
+        self._config = config
+        self._optimizer = optimizer
+        self._tracker = tracker
+        self._eliminated = 0  # how many of the optimizer's eliminations are written
+
+    def entry_for(self, job: Job, slot: Slot, seed: int) -> TrialEntry:
+        """Return the entry of a job that is about to start in `slot`; its run is RUNNING."""
+        entry = self.ledger.trials.get(job.trial_id)
+        if entry is None:
+            params = self._config.space.format(job.config)
+            run_id, location = self._tracker.start_trial(
+                job.trial_id, params, bracket=job.bracket, rung=job.rung, seed=seed
+            )
+            return self.ledger.started(job, run_id, location, slot)
+        self._tracker.status(entry.run_id, "RUNNING")
+        self._tracker.tags(entry.run_id, {"hpo.rung": str(job.rung), "hpo.stop_reason": ""})
+        return self.ledger.started(job, entry.run_id, entry.location, slot)
+
+    def failed(self, trial_id: int, reason: str, details: str) -> None:
+        """Write the end of a failed trial."""
+        entry = self.ledger.trials[trial_id]
+        entry.status, entry.reason = "FAILED", reason
+        if details:
+            self._tracker.tags(entry.run_id, {"hpo.traceback": details})
+        self._write_end(trial_id)
+
+    def interrupted(self, trial_id: int) -> None:
+        """Write that a trial was paused in the middle of a rung; it goes on when the study does."""
+        entry = self.ledger.trials[trial_id]
+        entry.status, entry.reason = "SCHEDULED", f"interrupted after epoch {entry.reported}"
+        self._write_end(trial_id)
+
+    def completed(self, trial_id: int) -> None:
+        """Write the end of a job that went as planned."""
+        self.ledger.trials[trial_id].status = STATUS[self._optimizer.state(trial_id)]
+        self._write_end(trial_id)
+
+    def eliminations(self) -> None:
+        """Write the end of the paused trials that the scheduler has given up since the last call."""
+        eliminated = self._optimizer.eliminated
+        while self._eliminated < len(eliminated):
+            self._not_promoted(eliminated[self._eliminated])
+            self._eliminated += 1
+
+    def end_of_search(self) -> None:
+        """Write the end of every trial that is still paused: nothing will promote it any more."""
+        for trial_id in self.ledger.trials:
+            self._not_promoted(trial_id)
+
+    def broken_off(self, reason: str) -> None:
+        """Leave every run in a true state when the study breaks off."""
+        for trial_id, entry in self.ledger.trials.items():
+            if entry.status in ("RUNNING", "SCHEDULED"):
+                entry.status = "FAILED" if entry.status == "RUNNING" else "KILLED"
+                entry.reason = f"the study ended: {reason}"
+                self._write_end(trial_id)
+
+    def progress(self) -> None:
+        """Write the study's own metrics, one step for each job that ended."""
+        ledger, best = self.ledger, self._optimizer.best
+        done = sum(entry.status not in ("RUNNING", "SCHEDULED") for entry in ledger.trials.values())
+        values = {
+            "trials_started": float(len(ledger.trials)),
+            "trials_done": float(done),
+            "epochs_spent": float(ledger.epochs),
+            "gpu_hours_spent": ledger.gpu_hours,
+        }
+        if best is not None:
+            values[f"best_{self._config.metric.name}"] = best.value
+        self._tracker.progress(values, step=ledger.jobs_ended)
+
+    def checkpoint_stored(self, trial_id: int, epoch: int, name: str) -> None:
+        """Note a checkpoint that is safe, and remove the trial's older ones but the study's best."""
+        entry = self.ledger.trials[trial_id]
+        replaced, entry.checkpoints[epoch] = entry.checkpoints.get(epoch), name
+        if self._config.keep_checkpoints == "all":
+            return
+        if replaced is not None and replaced != name:
+            self._tracker.delete_checkpoint(entry.location, replaced)
+        self._keep(entry, {max(entry.checkpoints), self._best_epoch(trial_id)})
+
+    def clear_checkpoints(self) -> None:
+        """Remove the checkpoints of all trials that ended but the best, where the user wants that."""
+        if self._config.keep_checkpoints == "all":
+            return
+        for trial_id, entry in self.ledger.trials.items():
+            if best := self._best_epoch(trial_id):
+                self._keep(entry, {best, max(entry.checkpoints, default=0)})
+            elif entry.status != "SCHEDULED":
+                self._keep(entry, set())
+
+    def best_found(self, best: BestTrial) -> None:
+        """Write the best configuration to the parent run, and wait until everything is written."""
+        entry, tracker = self.ledger.trials[best.trial_id], self._tracker
+        found = {
+            "trial": best.trial_id,
+            "run_id": entry.run_id,
+            "epoch": best.resource,
+            self._config.metric.name: best.value,
+            "params": best.config,
+        }
+        tracker.log_text("best_config.yaml", as_yaml(found))
+        tracker.tags(tracker.run_id, {"hpo.best_trial": str(best.trial_id), "hpo.best_run": entry.run_id})
+        tracker.flush()
+
+    def best_checkpoint(self, best: BestTrial, folder: Path) -> Path | None:
+        """Return a local copy of the best epoch's checkpoint; None if there is none.
+
+        Raises:
+            CorruptCheckpointError: it is not what was stored.
+        """
+        entry = self.ledger.trials[best.trial_id]
+        return self._tracker.fetch_checkpoint(entry.location, best.resource, folder)
+
+    def summary(self, status: str, reason: str) -> StudySummary:
+        """Return the present state of the study as plain data."""
+        config, ledger, tracker, best = self._config, self.ledger, self._tracker, self._optimizer.best
+        return StudySummary(
+            run_id=tracker.run_id,
+            name=tracker.run_name,
+            experiment_id=tracker.experiment_id,
+            tracking_uri=tracker.tracking_uri,
+            status=status,
+            metric=config.metric.name,
+            mode=config.metric.mode,
+            searcher=_component_name(config.searcher),
+            scheduler=_component_name(config.scheduler),
+            trials_planned=config.trials,
+            max_resource=config.max_resource,
+            seconds=ledger.seconds,
+            epochs=ledger.epochs,
+            gpu_hours=ledger.gpu_hours,
+            trials=tuple(self._trial_summary(trial_id) for trial_id in sorted(ledger.trials)),
+            budget=config.budget.model_dump(exclude_none=True),
+            best_trial=None if best is None else best.trial_id,
+            reason=reason,
+        )
+
+    def in_words(self, trial_id: int) -> str:
+        """Return one line about the end of a trial's job."""
+        entry, record = self.ledger.trials[trial_id], self._optimizer.trials[trial_id]
+        word = {"SCHEDULED": "paused", "FINISHED": "finished", "KILLED": "stopped", "FAILED": "failed"}
+        value = "" if record.value is None else f", {self._config.metric.name} {record.value:.6g}"
+        reason = f": {entry.reason}" if entry.reason else ""
+        return f"trial {trial_id}: {word[entry.status]} at epoch {entry.reported}{value}{reason}"
+
+    def _not_promoted(self, trial_id: int) -> None:
+        entry = self.ledger.trials[trial_id]
+        if entry.status == "SCHEDULED":
+            entry.status = "KILLED"
+            entry.reason = f"not promoted from rung {entry.job.rung} (epoch {entry.reported})"
+            self._write_end(trial_id)
+
+    def _write_end(self, trial_id: int) -> None:
+        entry, record = self.ledger.trials[trial_id], self._optimizer.trials[trial_id]
+        tags = {"hpo.epochs": str(entry.reported), "hpo.seconds": f"{entry.seconds:.3f}"}
+        if record.best_value is not None:
+            tags |= {"hpo.best_value": repr(record.best_value), "hpo.best_epoch": str(record.best_resource)}
+        if entry.reason:
+            tags["hpo.stop_reason"] = entry.reason
+        self._tracker.tags(entry.run_id, tags)
+        self._tracker.status(entry.run_id, entry.status)
+
+    def _best_epoch(self, trial_id: int) -> int:
+        """Return the epoch of the study's best value if this trial reached it, else 0."""
+        best = self._optimizer.best
+        return best.resource if best is not None and best.trial_id == trial_id else 0
+
+    def _keep(self, entry: TrialEntry, epochs: set[int]) -> None:
+        for epoch in [epoch for epoch in entry.checkpoints if epoch not in epochs]:
+            self._tracker.delete_checkpoint(entry.location, entry.checkpoints.pop(epoch))
+
+    def _trial_summary(self, trial_id: int) -> TrialSummary:
+        entry, record = self.ledger.trials[trial_id], self._optimizer.trials[trial_id]
+        return TrialSummary(
+            trial_id=trial_id,
+            run_id=entry.run_id,
+            status=entry.status,
+            params=record.config,
+            bracket=entry.job.bracket,
+            rung=entry.job.rung,
+            epochs=entry.reported,
+            value=record.value,
+            best=record.best_value,
+            best_epoch=record.best_resource or 0,
+            seconds=entry.seconds,
+            reason=entry.reason,
+        )
+
+
+def _component_name(spec: object) -> str:
+    return str(spec.get("name")) if isinstance(spec, dict) else str(spec)

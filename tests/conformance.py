@@ -1,0 +1,167 @@
+"""What every searcher and every scheduler must hold; plugins derive their own test class from `Conformance`.
+
+```python
+class TestMine(Conformance):
+    searcher = {"name": "mine", "option": 3}
+```
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from mlflow_hpo.optimizer import Job, Optimizer, TrialState
+from mlflow_hpo.schedulers import Decision
+from mlflow_hpo.space import Config, SearchSpace
+
+SPACE = SearchSpace(
+    {
+        "nesterov": {"type": "categorical", "choices": [True, False], "when": {"momentum": [0.5, 0.9]}},
+        "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
+        "batch_size": {"type": "int", "low": 16, "high": 512, "log": True},
+        "layers": {"type": "int", "low": 1, "high": 9, "step": 4},
+        "optimizer": {"type": "categorical", "choices": ["adam", "sgd", None]},
+        "momentum": {"type": "float", "low": 0.1, "high": 0.9, "step": 0.4, "when": {"optimizer": "sgd"}},
+        "beta": {"type": "float", "low": 0, "high": 1, "when": {"optimizer": ["adam", None], "layers": 5}},
+    }
+)
+
+
+def error(config: Config, epoch: int) -> float:
+    """Return a validation error that falls with the epochs and is least at known values."""
+    distance = (math.log10(config["learning_rate"]) + 2) ** 2 + (math.log2(config["batch_size"]) - 6) ** 2 / 9
+    return distance + {"sgd": 0.0, "adam": 0.5, None: 1.0}[config["optimizer"]] + 1 / epoch
+
+
+def drive(
+    optimizer: Optimizer, *, workers: int = 4, seed: int = 0, failures: float = 0.0, odd_values: float = 0.0
+) -> list[Job]:
+    """Run `optimizer` to its end with workers that take turns at random; check what must hold at every step.
+
+    Args:
+        failures: share of the epochs that crash.
+        odd_values: share of the reported values that are NaN or infinite.
+
+    Returns:
+        All jobs in the order in which they were handed out.
+    """
+    rng = random.Random(seed)
+    running: dict[int, tuple[Job, Iterator[int]]] = {}
+    reached: dict[int, int] = {}  # epochs trained of every trial that may go on
+    configs: dict[int, Config] = {}
+    eliminated: list[int] = []
+    jobs = []
+    while True:
+        while len(running) < workers and (job := optimizer.ask()) is not None:
+            trial = job.trial_id
+            assert trial not in running, "handed out twice at the same time"
+            assert trial in reached or trial == len(configs), "ids are counted from 0"
+            assert job.start == reached.pop(trial, 0), "goes on where the trial stands"
+            assert job.start < job.stop <= optimizer.max_resource
+            assert job.config == configs.setdefault(trial, job.config), "a trial keeps its configuration"
+            assert list(optimizer.space.validate(job.config).items()) == list(job.config.items())
+            assert optimizer.state(trial) is TrialState.RUNNING
+            running[trial] = job, iter(range(job.start + 1, job.stop + 1))
+            jobs.append(job)
+        if not running:
+            break
+        trial = rng.choice(list(running)) if len(running) <= 16 else next(iter(running))
+        job, epochs = running[trial]
+        epoch = next(epochs)
+        if rng.random() < failures:
+            optimizer.fail(trial, "crashed")
+            del running[trial]
+            assert optimizer.state(trial) is TrialState.FAILED
+        else:
+            value = error(job.config, epoch)
+            if rng.random() < odd_values:
+                value = rng.choice([math.nan, math.inf, -math.inf])
+            stopped = optimizer.report(trial, epoch, value) is Decision.STOP
+            if stopped or epoch == job.stop:
+                optimizer.complete(trial)
+                del running[trial]
+            if epoch == job.stop < optimizer.max_resource and not stopped:
+                reached[trial] = epoch
+        if len(optimizer.eliminated) > len(eliminated):
+            assert list(optimizer.eliminated[: len(eliminated)]) == eliminated, "only ever grows"
+            for gone in optimizer.eliminated[len(eliminated) :]:
+                assert optimizer.state(gone) is TrialState.STOPPED
+                del reached[gone]  # raises if it did not wait; going on later would break the checks above
+            eliminated = list(optimizer.eliminated)
+    assert optimizer.finished
+    assert optimizer.ask() is None
+    assert {trial for trial, record in optimizer.trials.items() if record.state is TrialState.PAUSED} == {
+        *reached
+    }
+    return jobs
+
+
+class Conformance:
+    """Derive a class whose name begins with `Test`, and set `searcher` or `scheduler`, or both.
+
+    Attributes:
+        many: trials of the largest study.
+    """
+
+    searcher: Any = "random"
+    scheduler: Any = "full"
+    many = 1000
+
+    def optimizer(self, trials: int | None, **changes: Any) -> Optimizer:
+        """Return the optimizer under test."""
+        arguments = {"mode": "min", "max_resource": 9, "seed": 1, "trials": trials} | changes
+        return Optimizer(SPACE, searcher=self.searcher, scheduler=self.scheduler, **arguments)
+
+    def test_the_same_seed_and_calls_give_the_same_jobs(self) -> None:
+        first, again = (
+            drive(self.optimizer(50), workers=3, failures=0.05, odd_values=0.05) for _ in range(2)
+        )
+        assert first == again
+
+    def test_ends_with_every_trial_started_and_a_best(self) -> None:
+        optimizer = self.optimizer(40)
+        drive(optimizer)
+        assert len(optimizer.trials) == 40
+        assert any(record.state is TrialState.FINISHED for record in optimizer.trials.values())
+        best = min(record.best_value for record in optimizer.trials.values())
+        assert optimizer.best.value == best
+
+    def test_survives_failures_nan_and_infinities(self) -> None:
+        optimizer = self.optimizer(60)
+        drive(optimizer, workers=8, failures=0.3, odd_values=0.3)
+        assert len(optimizer.trials) == 60
+        assert math.isfinite(optimizer.best.value)
+
+    @pytest.mark.parametrize("trouble", [{"failures": 1.0}, {"odd_values": 1.0}])
+    def test_ends_without_a_single_value(self, trouble: dict[str, float]) -> None:
+        optimizer = self.optimizer(30)
+        drive(optimizer, **trouble)
+        assert len(optimizer.trials) == 30
+        assert optimizer.best is None
+
+    def test_hands_out_256_trials_at_once(self) -> None:
+        optimizer = self.optimizer(300)
+        assert len(drive(optimizer, workers=256)) >= 300
+
+    def test_a_single_trial(self) -> None:
+        drive(self.optimizer(1))
+
+    def test_tries_given_points_first(self) -> None:
+        point = {"learning_rate": 0.01, "batch_size": 64, "layers": 1, "optimizer": None}
+        jobs = drive(self.optimizer(30, points=[point]))
+        assert jobs[0].config == point
+
+    def test_one_resource_only(self) -> None:
+        optimizer = self.optimizer(30, min_resource=5, max_resource=5)
+        assert {(job.start, job.stop) for job in drive(optimizer)} == {(0, 5)}
+        assert {record.state for record in optimizer.trials.values()} == {TrialState.FINISHED}
+
+    def test_many_trials(self) -> None:
+        optimizer = self.optimizer(self.many)
+        drive(optimizer, workers=100, failures=0.02)
+        assert len(optimizer.trials) == self.many
