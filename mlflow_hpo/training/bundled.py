@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.space import CategoricalParameter, SearchSpace
 from mlflow_hpo.training.data import Dataset, load
-from mlflow_hpo.training.hyperparameters import check_names
+from mlflow_hpo.training.hyperparameters import check_names, check_value
 from mlflow_hpo.trial import Trial
 
 if TYPE_CHECKING:
@@ -91,8 +92,23 @@ class BundledTraining:
         return "val_rmse", "min"
 
     def check_params(self, names: Iterable[str]) -> None:
-        """Raise ConfigError for a name that is no hyperparameter of this training."""
-        check_names(names)
+        """Check what is to be tuned.
+
+        Args:
+            names: of the hyperparameters; or a whole `SearchSpace`, whose bounds and choices are checked too.
+
+        Raises:
+            ConfigError: for ``space.<name>``: unknown, or reaching beyond what is allowed.
+        """
+        try:
+            check_names(names)
+            for name, parameter in names.items() if isinstance(names, SearchSpace) else ():
+                ends = (parameter.from_unit(0.0), parameter.from_unit(1.0))
+                choices = parameter.choices if isinstance(parameter, CategoricalParameter) else ends
+                for value in choices:
+                    check_value(name, value)
+        except ConfigError as error:
+            raise error.under("space") from None
 
     def describe(self) -> dict[str, str]:
         """Return facts about the data, for tags or params of a run; loads the data."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlflow_hpo.checks import did_you_mean, shown
 from mlflow_hpo.errors import ConfigError
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -87,12 +88,12 @@ def check_names(names: Iterable[str]) -> None:
         ...
     mlflow_hpo.errors.ConfigError: widht: the bundled training has no such hyperparameter; allowed: \
 optimizer, learning_rate, weight_decay, momentum, batch_size, layers, width, dropout, normalisation, \
-schedule, label_smoothing
+schedule, label_smoothing; did you mean 'width'?
     """
     for name in names:
         if name not in NAMES:
-            allowed = ", ".join(NAMES)
-            raise ConfigError(name, f"the bundled training has no such hyperparameter; allowed: {allowed}")
+            allowed = f"allowed: {', '.join(NAMES)}{did_you_mean(name, NAMES)}"
+            raise ConfigError(name, f"the bundled training has no such hyperparameter; {allowed}")
 
 
 def check_value(name: str, value: Any) -> str | int | float:
@@ -106,7 +107,8 @@ def check_value(name: str, value: Any) -> str | int | float:
     """
     if name in CHOICES:
         if value not in CHOICES[name]:
-            raise ConfigError(name, f"allowed: {', '.join(CHOICES[name])}; got {value!r:.80}")
+            close = did_you_mean(value, CHOICES[name])
+            raise ConfigError(name, f"allowed: {', '.join(CHOICES[name])}; got {shown(value)}{close}")
         return str(value)
     low, high, inclusive = _LIMITS[name]
     whole = isinstance(getattr(Hyperparameters, name), int)
@@ -117,7 +119,7 @@ def check_value(name: str, value: Any) -> str | int | float:
     except (TypeError, ValueError):
         number = None
     if number is None or (whole and not number.is_integer()):
-        raise ConfigError(name, f"must be {kind} {interval}, got {value!r:.80}")
+        raise ConfigError(name, f"must be {kind} {interval}, got {shown(value)}")
     if not (low <= number <= high) or (number == low and not inclusive):
-        raise ConfigError(name, f"must be {kind} {interval}, got {value!r:.80}")
+        raise ConfigError(name, f"must be {kind} {interval}, got {shown(value)}")
     return int(number) if whole else number

@@ -73,6 +73,9 @@ def log_model(
         path = Path(folder) / "model.pt"
         export_model(checkpoint, path)
         predictions = Predictor(read_checkpoint(path)).predict(example)
+        if isinstance(example, pd.DataFrame):
+            # MLflow compares the names with a range, which pandas 3 deprecates for its own text type.
+            example = example.set_axis(example.columns.astype(object), axis=1)
         info = mlflow.pyfunc.log_model(
             name=MODEL_NAME,
             loader_module=__name__,
