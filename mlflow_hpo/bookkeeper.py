@@ -42,7 +42,7 @@ class Bookkeeper:
             )
             return self.ledger.started(job, run_id, location, slot)
         self._tracker.status(entry.run_id, "RUNNING")
-        self._tracker.tags(entry.run_id, {"hpo.rung": str(job.rung), "hpo.stop_reason": ""})
+        self._tracker.tags(entry.run_id, {"hpo.rung": str(job.rung)})
         return self.ledger.started(job, entry.run_id, entry.location, slot)
 
     def failed(self, trial_id: int, reason: str, details: str) -> None:

@@ -145,7 +145,7 @@ class Study:
                 if self._listener is not None:
                     self._listener.started(self.summary)
                 self._loop()
-                best = self._conclude(Path(folder))
+                self._conclude(Path(folder))
             self._finish("KILLED" if self._interrupted else "FINISHED")
         except BaseException as error:
             self._abort(error)
@@ -154,9 +154,9 @@ class Study:
             self._tracker.close()
             if self._listener is not None:
                 self._listener.ended()
-        if self._interrupted:
+        if self._interrupted or self.best is None:
             raise KeyboardInterrupt
-        return best
+        return self.best
 
     # --- the loop
 
@@ -278,13 +278,13 @@ class Study:
 
     # --- the end
 
-    def _conclude(self, folder: Path) -> BestTrial:
-        """Settle the trials that will not go on, log what the study found, and return the best trial."""
+    def _conclude(self, folder: Path) -> None:
+        """Settle the trials that will not go on, and log what the study found."""
         if not self._stopping:
             self._books.end_of_search()
         if self.best is None:
             if self._interrupted:
-                raise KeyboardInterrupt
+                return
             failures = self._failures()
             why = f"; the last failure: {failures[-1]}" if failures else f"; {self._stopping}"
             raise StudyError(f"no trial reported a finite {self.config.metric.name}{why}")
@@ -292,7 +292,6 @@ class Study:
         if isinstance(self._train, DescribedTraining) and not self._interrupted:
             self._log_model(self._train, self.best, folder)
         self._books.clear_checkpoints()
-        return self.best
 
     def _log_model(self, train: DescribedTraining, best: BestTrial, folder: Path) -> None:
         self._tell(f"logging the best model: trial {best.trial_id} at epoch {best.resource}")

@@ -27,8 +27,9 @@ def connect() -> MlflowClient:
     Raises:
         StudyError: the store is unreachable.
     """
-    # each of these lines would cost one request a run, and litter the live view
+    # the 'View run' line costs a request a run, and both would litter the live view
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri = mlflow.get_tracking_uri()
     parts = urlsplit(uri)
     port = PORTS.get(parts.scheme.split("+")[0])
