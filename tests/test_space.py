@@ -304,7 +304,8 @@ CATEGORICAL = {"type": "categorical", "choices": ["a", "b"]}
         (
             {"x": FLOAT | {"low": "1e-4"}},
             "space.x.low",
-            "must be a finite number, got '1e-4' (text; in YAML a number with an exponent needs a point: 1.0e-4)",
+            "must be a finite number, got '1e-4' "
+            "(text; in YAML a number with an exponent needs a point: 1.0e-4)",
         ),
         ({"x": FLOAT | {"low": 2}}, "space.x.low", "must be less than high (2.0), got 2.0"),
         ({"x": FLOAT | {"low": -1e308, "high": 1e308}}, "space.x.high",
@@ -340,7 +341,11 @@ CATEGORICAL = {"type": "categorical", "choices": ["a", "b"]}
             "space.x.choices",
             "must differ, got 'a' twice",
         ),
-        ({"x": {"type": "categorical", "choices": [1, True]}}, "space.x.choices", "must differ, got True twice"),
+        (
+            {"x": {"type": "categorical", "choices": [1, True]}},
+            "space.x.choices",
+            "must differ, got True twice",
+        ),
         (
             {"x": {"type": "categorical", "choices": [1, "1"]}},
             "space.x.choices",
@@ -368,7 +373,7 @@ CATEGORICAL = {"type": "categorical", "choices": ["a", "b"]}
             "space.x.when.optimzer",
             "is no parameter of the space; did you mean 'optimizer'?",
         ),
-        ({"x": CATEGORICAL | {"when": {"x": "a"}}}, "space.x.when.x", "must name another parameter, not itself"),
+        ({"x": FLOAT | {"when": {"x": 1}}}, "space.x.when.x", "must name another parameter, not itself"),
         (
             {"x": FLOAT | {"when": {"y": ["a", "c"]}}, "y": CATEGORICAL},
             "space.x.when.y",

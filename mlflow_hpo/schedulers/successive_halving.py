@@ -63,7 +63,7 @@ class SuccessiveHalvingScheduler(Scheduler):
             bracket_size = math.ceil(self.eta ** (len(self.levels) - 1))
         self.bracket_size = whole_number("bracket_size", bracket_size, at_least=1)
         self.eliminated = []
-        self._newest: _Bracket | None = None  # the only one that may have places left in its first rung
+        self._open: _Bracket | None = None  # the one that has places left in its first rung
         self._brackets = 0
         self._running: dict[int, _Bracket] = {}
         self._loss: dict[int, float] = {}  # last loss of each running job
@@ -76,11 +76,14 @@ class SuccessiveHalvingScheduler(Scheduler):
             return self._start(trial_id, bracket)
         if new_trial_id is None:
             return None
-        if self._newest is None or self._newest.taken == self._newest.places:
-            self._newest = _Bracket(self._brackets, self.bracket_size)
+        if self._open is None:
+            self._open = _Bracket(self._brackets, self.bracket_size)
             self._brackets += 1
-        self._newest.taken += 1
-        return self._start(new_trial_id, self._newest)
+        bracket = self._open
+        bracket.taken += 1
+        if bracket.taken == bracket.places:
+            self._open = None
+        return self._start(new_trial_id, bracket)
 
     def _start(self, trial_id: int, bracket: _Bracket) -> Assignment:
         self._running[trial_id] = bracket
@@ -110,10 +113,10 @@ class SuccessiveHalvingScheduler(Scheduler):
 
     def close(self) -> None:
         """Shrink the last bracket to the trials it has."""
-        if self._newest is not None and self._newest.rung == 0:
-            self._newest.places = self._newest.taken
-            self._promote(self._newest)
-        self._newest = None
+        if self._open is not None:
+            self._open.places = self._open.taken
+            self._promote(self._open)
+            self._open = None
 
     def _promote(self, bracket: _Bracket) -> None:
         """Decide the present rung of `bracket` if all of it has ended."""
