@@ -402,6 +402,7 @@ class SearchSpace(Mapping[str, Parameter]):
         """
         if not isinstance(config, Mapping):
             raise ConfigError("", f"must map parameters to values, got {shown(config)}")
+        self._refuse_unknown(config)
         valid: Config = {}
         for name, parameter in self._parameters.items():
             if not parameter.is_active(valid):
@@ -416,7 +417,6 @@ class SearchSpace(Mapping[str, Parameter]):
                     valid[name] = parameter.validate(config[name])
                 except ConfigError as error:
                     raise error.under(name) from None
-        self._refuse_unknown(config)
         return valid
 
     def contains(self, config: Mapping[str, Any]) -> bool:

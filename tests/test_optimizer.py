@@ -1,0 +1,407 @@
+"""Optimizer: what it decides itself, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.optimizer import BestTrial, Job, Optimizer, TrialState
+from mlflow_hpo.schedulers import Assignment, Decision, Scheduler
+from mlflow_hpo.schedulers.full import FullScheduler
+from mlflow_hpo.searchers import Searcher
+from mlflow_hpo.searchers.random import RandomSearcher
+from mlflow_hpo.searchers.tpe import TpeSearcher
+from mlflow_hpo.space import SearchSpace
+from tests.conformance import SPACE, drive
+
+LINE = SearchSpace({"x": {"type": "float", "low": 0, "high": 1}})
+
+
+def optimizer(**changes):
+    return Optimizer(LINE, **{"mode": "min", "searcher": "random", "max_resource": 9, "seed": 0} | changes)
+
+
+class Recorder(Searcher):
+    """Notes down what it is told; has three configurations."""
+
+    def __init__(self, space, seed=0, levels=()):
+        self.space = space
+        self.told = []
+
+    @property
+    def exhausted(self):
+        return sum(call[0] == "suggest" for call in self.told) == 3
+
+    def suggest(self, trial_id):
+        self.told.append(("suggest", trial_id))
+        return {"x": 0.25}
+
+    def adopt(self, trial_id, config):
+        self.told.append(("adopt", trial_id, config))
+
+    def report(self, trial_id, resource, loss):
+        self.told.append(("report", trial_id, resource, loss))
+
+    def complete(self, trial_id):
+        self.told.append(("complete", trial_id))
+
+    def fail(self, trial_id):
+        self.told.append(("fail", trial_id))
+
+
+class Stopping(FullScheduler):
+    """Stops every trial at epoch 3; notes down when it is closed and which ids it is offered."""
+
+    def __init__(self, min_resource, max_resource):
+        super().__init__(min_resource, max_resource)
+        self.closed = 0
+        self.offered = []
+        self.losses = []
+
+    def next(self, new_trial_id):
+        self.offered.append(new_trial_id)
+        return super().next(new_trial_id)
+
+    def report(self, trial_id, resource, loss):
+        self.losses.append(loss)
+        return Decision.STOP if resource == 3 else Decision.CONTINUE
+
+    def close(self):
+        self.closed += 1
+
+
+def test_a_job_holds_all_that_training_needs():
+    job = optimizer(scheduler="asha", min_resource=2, max_resource=8, points=[{"x": 1}]).ask()
+    assert job == Job(trial_id=0, config={"x": 1.0}, start=0, stop=2, bracket=0, rung=0)
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("min", 1), ("max", -1)])
+def test_values_become_losses(mode, sign):
+    scheduler, searcher = Stopping(1, 9), Recorder(LINE)
+    engine = optimizer(mode=mode, scheduler=scheduler, searcher=searcher)
+    for value in (0.5, math.nan, math.inf):
+        engine.report(engine.ask().trial_id, 1, value)
+    engine.report(0, 2, -math.inf)
+    assert scheduler.losses == [sign * 0.5, math.inf, math.inf, math.inf]
+    assert [call[-1] for call in searcher.told if call[0] == "report"] == scheduler.losses
+
+
+def test_the_best_is_the_best_finite_value_and_the_earlier_of_equals():
+    engine = optimizer(mode="max", scheduler="full")
+    first, second = engine.ask(), engine.ask()
+    assert engine.best is None
+    engine.report(0, 1, math.inf)
+    engine.report(1, 1, math.nan)
+    assert engine.best is None
+    engine.report(1, 2, -5)
+    assert engine.best == BestTrial(1, second.config, 2, -5.0)
+    engine.report(0, 2, 0.5)
+    engine.report(1, 3, 0.5)
+    engine.report(0, 3, 0.4)
+    assert engine.best == BestTrial(0, first.config, 2, 0.5)
+    engine.fail(0, "crashed")
+    assert engine.best.trial_id == 0
+
+
+def test_records_show_the_study():
+    engine = optimizer(mode="max", scheduler="full", trials=2)
+    job = engine.ask()
+    record = engine.trials[0]
+    assert (record.state, record.resource, record.value, record.best_value) == (
+        TrialState.RUNNING,
+        0,
+        None,
+        None,
+    )
+    for epoch, value in enumerate([0.2, 0.7, 0.3, math.nan], 1):
+        engine.report(0, epoch, value)
+    record = engine.trials[0]
+    assert record.config == job.config
+    assert (record.resource, record.best_value, record.best_resource) == (4, 0.7, 2)
+    assert math.isnan(record.value)
+    engine.fail(0, "out of memory")
+    assert engine.trials[0].reason == "out of memory"
+    assert engine.state(0) is TrialState.FAILED
+    with pytest.raises(TypeError):
+        engine.trials[0] = record
+
+
+def test_states_of_a_pausing_scheduler():
+    engine = optimizer(
+        scheduler={"name": "successive_halving", "bracket_size": 2, "eta": 2}, max_resource=2, trials=2
+    )
+    for job in (engine.ask(), engine.ask()):
+        engine.report(job.trial_id, 1, float(job.trial_id))
+    engine.complete(0)
+    assert engine.state(0) is TrialState.PAUSED
+    assert list(engine.eliminated) == []
+    engine.complete(1)
+    assert engine.state(1) is TrialState.STOPPED
+    assert list(engine.eliminated) == [1]
+    assert not engine.finished
+    assert (engine.ask().start, engine.state(0)) == (1, TrialState.RUNNING)
+    engine.report(0, 2, 0.0)
+    engine.complete(0)
+    assert engine.state(0) is TrialState.FINISHED
+    assert engine.finished
+
+
+def test_a_stopped_trial_is_stopped_when_it_has_obeyed():
+    engine = optimizer(scheduler=Stopping(1, 9))
+    engine.ask()
+    assert [engine.report(0, epoch, 1.0) for epoch in (1, 2, 3)] == [Decision.CONTINUE] * 2 + [Decision.STOP]
+    assert engine.state(0) is TrialState.RUNNING
+    with pytest.raises(ValueError, match=re.escape("trial 0 was told to stop; call complete(0)")):
+        engine.report(0, 4, 1.0)
+    engine.complete(0)
+    assert engine.state(0) is TrialState.STOPPED
+
+
+def test_no_trial_is_offered_once_they_are_used_up_and_the_scheduler_is_closed_at_once():
+    scheduler = Stopping(1, 9)
+    engine = optimizer(scheduler=scheduler, trials=2)
+    engine.ask()
+    assert scheduler.closed == 0
+    engine.ask()
+    assert scheduler.closed == 1
+    assert engine.ask() is None
+    assert scheduler.offered == [0, 1, None]
+    assert not engine.finished
+    engine.complete(0)
+    engine.fail(1, "crashed")
+    assert engine.finished
+
+
+def test_an_exhausted_searcher_ends_the_study_after_the_points():
+    searcher, scheduler = Recorder(LINE), Stopping(1, 9)
+    engine = optimizer(searcher=searcher, scheduler=scheduler, points=[{"x": 0}, {"x": 1}])
+    for trial in range(5):
+        assert engine.ask().trial_id == trial
+    assert engine.ask() is None
+    assert scheduler.closed == 1
+    engine.fail(4, "crashed")
+    engine.complete(3)
+    assert searcher.told == [
+        ("adopt", 0, {"x": 0.0}), ("adopt", 1, {"x": 1.0}),
+        ("suggest", 2), ("suggest", 3), ("suggest", 4), ("fail", 4), ("complete", 3),
+    ]  # fmt: skip
+
+
+def test_no_bound_never_finishes():
+    engine = optimizer(scheduler="full")
+    for trial in range(50):
+        engine.ask()
+        engine.fail(trial, "crashed")
+    assert not engine.finished
+
+
+def test_a_caller_cannot_change_what_the_optimizer_knows():
+    point = {"x": 0.5}
+    engine = optimizer(scheduler="asha", trials=1, points=[point])
+    engine.ask().config["x"] = 7.0
+    point["x"] = 8.0
+    engine.report(0, 1, 1.0)
+    engine.best.config["x"] = 9.0
+    assert engine.trials[0].config == {"x": 0.5}
+
+
+def test_another_seed_gives_other_configurations():
+    assert optimizer(seed=1).ask().config != optimizer(seed=2).ask().config
+    assert optimizer(seed=1).ask().config == optimizer(seed=1).ask().config
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda e: e.report(2, 1, 1.0), "there is no trial 2; there are 2, counted from 0"),
+        (lambda e: e.report(1, 1, 1.0), "trial 1 is not running, it is failed"),
+        (lambda e: e.complete(1), "trial 1 is not running, it is failed"),
+        (lambda e: e.fail(1, "again"), "trial 1 is not running, it is failed"),
+        (lambda e: e.complete(-1), "there is no trial -1"),
+        (lambda e: e.state(9), "there is no trial 9"),
+        (lambda e: e.report(0, 0, 1.0), "resource of trial 0 must be a whole number from 3 to 9, got 0"),
+        (lambda e: e.report(0, 2, 1.0), "resource of trial 0 must be a whole number from 3 to 9, got 2"),
+        (lambda e: e.report(0, 10, 1.0), "resource of trial 0 must be a whole number from 3 to 9, got 10"),
+        (lambda e: e.report(0, 3.5, 1.0), "resource of trial 0 must be a whole number from 3 to 9, got 3.5"),
+        (lambda e: e.report(0, 3, "0.5"), "value of trial 0 must be a number, got '0.5'"),
+        (lambda e: e.report(0, 3, None), "value of trial 0 must be a number, got None"),
+    ],
+)
+def test_misuse_is_refused_and_changes_nothing(call, message):
+    engine = optimizer(scheduler="full")
+    engine.ask()
+    engine.report(0, 2, 0.5)
+    engine.fail(engine.ask().trial_id, "crashed")
+    before = dict(engine.trials)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call(engine)
+    assert dict(engine.trials) == before
+
+
+def test_complete_twice_is_refused():
+    engine = optimizer(scheduler="full")
+    engine.ask()
+    engine.complete(0)
+    with pytest.raises(ValueError, match="trial 0 is not running, it is finished"):
+        engine.complete(0)
+
+
+def test_a_promoted_trial_reports_behind_its_start():
+    engine = optimizer(scheduler={"name": "successive_halving", "bracket_size": 1}, trials=1)
+    engine.ask()
+    engine.report(0, 1, 1.0)
+    engine.complete(0)
+    assert engine.ask().start == 1
+    with pytest.raises(ValueError, match="from 2 to 3, got 1"):
+        engine.report(0, 1, 1.0)
+
+
+def test_numpy_numbers_are_taken():
+    engine = optimizer(scheduler="full")
+    engine.ask()
+    engine.report(0, np.int64(1), np.float32(0.5))
+    assert type(engine.trials[0].resource) is int
+    assert type(engine.best.value) is float
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "problem"),
+    [
+        ({"mode": "maximum"}, "mode", "must be one of max, min, got 'maximum'; did you mean 'max'?"),
+        ({"min_resource": 0}, "min_resource", "must be a whole number of 1 or more, got 0"),
+        ({"max_resource": 2.5}, "max_resource", "must be a whole number of 1 or more, got 2.5"),
+        (
+            {"min_resource": 5, "max_resource": 4},
+            "max_resource",
+            "must be min_resource (5) or more, got 4",
+        ),
+        ({"trials": 0}, "trials", "must be a whole number of 1 or more, got 0"),
+        ({"trials": True}, "trials", "must be a whole number of 1 or more, got True"),
+        ({"seed": -1}, "seed", "must be a whole number of 0 or more, got -1"),
+        ({"seed": None}, "seed", "must be a whole number of 0 or more, got None"),
+        ({"points": {"x": 1}}, "points", "must be a list of configurations, got {'x': 1}"),
+        ({"points": [{"x": 1}, 5]}, "points[1]", "must map parameters to values, got 5"),
+        ({"points": [{"x": 1}, {"x": 2}]}, "points[1].x", "must be within [0.0, 1.0], got 2"),
+        ({"points": [{}]}, "points[0].x", "is missing"),
+        ({"points": [{"y": 1}]}, "points[0].y", "is no parameter of the space (x)"),
+        (
+            {"scheduler": "ahsa"},
+            "scheduler",
+            "must be one of auto, full, successive_halving, asha, got 'ahsa'; did you mean 'asha'?",
+        ),
+        ({"searcher": "tep"}, "searcher", "must be one of auto, random, tpe, got 'tep'; did you mean 'tpe'?"),
+        ({"searcher": 5}, "searcher", "must be a name, a mapping with a name, or a Searcher, got 5"),
+        ({"searcher": {"gamma": 1}}, "searcher.name", "is missing; must be one of auto, random, tpe"),
+        ({"searcher": {"name": 5}}, "searcher.name", "must be one of auto, random, tpe, got 5"),
+        (
+            {"scheduler": {"name": "asha", "etha": 3}},
+            "scheduler.etha",
+            "is no option of asha; must be one of eta; did you mean 'eta'?",
+        ),
+        ({"scheduler": {"name": "full", "eta": 3}}, "scheduler.eta", "is no option of full; there are none"),
+        ({"scheduler": {"name": "asha", "min_resource": 3}}, "scheduler.min_resource",
+         "is no option of asha; must be one of eta"),
+        ({"scheduler": {"name": "asha", "eta": 1}}, "scheduler.eta",
+         "must be a finite number above 1, got 1"),
+        ({"searcher": {"name": "tpe", "n_startup": -1}}, "searcher.n_startup",
+         "must be a whole number of 0 or more, got -1"),
+        ({"scheduler": FullScheduler(1, 5)}, "scheduler",
+         "must be made for resources 1 .. 9, got one for 1 .. 5"),
+        ({"searcher": RandomSearcher(SPACE, 0, ())}, "searcher", "must be made for the same space"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_refused_by_field(changes, field, problem):
+    with pytest.raises(ConfigError) as raised:
+        optimizer(**changes)
+    assert (raised.value.field, raised.value.problem) == (field, problem)
+
+
+def test_the_space_must_be_one():
+    with pytest.raises(ConfigError, match=r"space: must be a SearchSpace, got \{'x': 1\}"):
+        Optimizer({"x": 1})
+
+
+def test_auto_is_tpe_with_asha_or_full():
+    assert optimizer(scheduler="auto").ask().stop == 1
+    assert optimizer(scheduler={"name": "auto"}).ask().stop == 1
+    assert optimizer(scheduler="auto", min_resource=9).ask().stop == 9
+    tpe = drive(Optimizer(SPACE, mode="min", searcher="tpe", max_resource=3, trials=40, seed=3))
+    assert drive(Optimizer(SPACE, mode="min", max_resource=3, trials=40, seed=3)) == tpe
+    random = drive(Optimizer(SPACE, mode="min", searcher="random", max_resource=3, trials=40, seed=3))
+    assert random != tpe
+
+
+class Point:
+    """An entry point of another package."""
+
+    def __init__(self, name, loads):
+        self.name = name
+        self.value = f"other_package:{name}"
+        self._loads = loads
+
+    def load(self):
+        if isinstance(self._loads, Exception):
+            raise self._loads
+        return self._loads
+
+
+class Halves(FullScheduler):
+    def __init__(self, min_resource, max_resource, *, share=2):
+        super().__init__(min_resource, max_resource)
+        self._share = share
+
+    def next(self, new_trial_id):
+        return Assignment(new_trial_id, 0, self.max_resource // self._share)
+
+
+@pytest.fixture
+def plugins(monkeypatch):
+    points = [
+        Point("halves", Halves),
+        Point("broken", ImportError("no module named other")),
+        Point("wrong", dict),
+        Point("full", Halves),
+    ]
+
+    def entry_points(*, group, name=None):
+        assert group == "mlflow_hpo.schedulers"
+        return [point for point in points if name in (None, point.name)]
+
+    monkeypatch.setattr("mlflow_hpo.registry.entry_points", entry_points)
+
+
+@pytest.mark.usefixtures("plugins")
+def test_other_packages_bring_schedulers():
+    assert optimizer(scheduler="halves").ask().stop == 4
+    assert optimizer(scheduler={"name": "halves", "share": 3}).ask().stop == 3
+    assert optimizer(scheduler="full").ask().stop == 9, "a built-in name cannot be taken over"
+
+
+@pytest.mark.usefixtures("plugins")
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("broken", "'broken' (other_package:broken) cannot be loaded: no module named other"),
+        ("wrong", "'wrong' (other_package:wrong) must be a class derived from Scheduler"),
+        (
+            "halfs",
+            "must be one of auto, full, successive_halving, asha, broken, halves, wrong, got 'halfs'; "
+            "did you mean 'halves'?",
+        ),
+    ],
+)
+def test_what_other_packages_bring_is_checked(name, problem):
+    with pytest.raises(ConfigError) as raised:
+        optimizer(scheduler=name)
+    assert (raised.value.field, raised.value.problem) == ("scheduler", problem)
+
+
+def test_instances_are_taken_as_they_are():
+    scheduler: Scheduler = Stopping(1, 9)
+    engine = optimizer(searcher=TpeSearcher(LINE, 5, (9,)), scheduler=scheduler)
+    engine.ask()
+    assert scheduler.offered == [0]
