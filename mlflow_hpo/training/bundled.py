@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.space import CategoricalParameter, SearchSpace
-from mlflow_hpo.training.data import Dataset, load
+from mlflow_hpo.training.data import BUNDLED, Dataset, load
 from mlflow_hpo.training.hyperparameters import check_names, check_value
 from mlflow_hpo.trial import Trial
 
@@ -73,6 +73,9 @@ class BundledTraining:
         Raises:
             ConfigError: for `data` or `target`, see `mlflow_hpo.training.data.load`.
         """
+        if self.data not in BUNDLED:  # the file may have changed since an earlier study of this process
+            _dataset.cache_clear()
+            _on_device.cache_clear()
         self._digest = self.dataset().digest
 
     def dataset(self) -> Dataset:

@@ -16,7 +16,7 @@ from mlflow_hpo.training.models import build_model
 from mlflow_hpo.training.preprocessing import Floats, preprocessor_from_json
 
 FORMAT = 1  # a reader refuses what it does not know
-CHUNK = 1 << 22  # numbers put through a model at once: bounds the memory of validation and prediction
+CHUNK = 1 << 18  # numbers put through a model at once: a CNN makes `width` times as many of them
 
 _SERVED = ("format", "architecture", "classes", "target_mean", "target_scale", "preprocessor", "model")
 

@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from mlflow_hpo.checks import did_you_mean
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.training.preprocessing import Floats, ImagePreprocessor, Preprocessor, plain_columns
 
@@ -29,7 +31,7 @@ MIN_ROWS = 10
 EXAMPLE_ROWS = 5
 
 Task = Literal["classification", "regression"]
-Label = bool | int | str
+Label = bool | int | float | str
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def _read_bundled(name: str) -> _Raw:
 
     bunch = getattr(datasets, f"load_{name}")(as_frame=name != "digits")
     rows = bunch.images if name == "digits" else bunch.data
-    target = pd.Series(np.asarray(bunch.target))
+    target = pd.Series(np.asarray(bunch.target), name="y")
     digest = hashlib.sha256(np.ascontiguousarray(rows).tobytes())
     digest.update(np.ascontiguousarray(bunch.target).tobytes())
     return _Raw(rows, target, digest.hexdigest())
@@ -237,7 +239,7 @@ def _local_copy(url: str) -> Iterator[Path]:
         except (botocore.exceptions.HTTPClientError, botocore.exceptions.ConnectionError) as error:
             where = endpoint or "AWS"
             raise ConfigError("data", f"{url}: cannot reach {where} ({type(error).__name__})") from error
-        except (botocore.exceptions.BotoCoreError, ValueError) as error:  # malformed names or settings
+        except (botocore.exceptions.BotoCoreError, ValueError, OSError) as error:  # bad settings, full disk
             raise ConfigError("data", f"{url}: {_one_line(error)}") from error
         yield path
 
@@ -266,14 +268,10 @@ def _read_table(path: Path, source: str, suffix: str) -> pd.DataFrame:
     import pyarrow
 
     try:
-        if suffix == ".parquet":
-            frame = pd.read_parquet(path)
-        else:
-            # "?" is the missing value of the UCI repository's files.
-            frame = pd.read_csv(path, na_values=["?"], encoding="utf-8-sig", low_memory=False)
+        frame = pd.read_parquet(path) if suffix == ".parquet" else _read_csv(path)
     except pd.errors.EmptyDataError as error:
         raise ConfigError("data", f"{source} is empty") from error
-    except (OSError, EOFError, ValueError, pyarrow.ArrowException) as error:
+    except (OSError, EOFError, ValueError, zlib.error, pyarrow.ArrowException) as error:
         raise ConfigError("data", f"cannot read {source} as {suffix[1:]}: {_one_line(error)}") from error
     frame.columns = pd.Index([str(name) for name in frame.columns])
     if not frame.columns.is_unique:
@@ -284,26 +282,41 @@ def _read_table(path: Path, source: str, suffix: str) -> pd.DataFrame:
     return frame
 
 
+def _read_csv(path: Path) -> pd.DataFrame:
+    # "?" is the missing value of the UCI repository's files.
+    frame = pd.read_csv(path, na_values=["?"], encoding="utf-8-sig", low_memory=False)
+    if len(frame.columns) == 1:
+        separator = next((mark for mark in ";\t|" if mark in str(frame.columns[0])), None)
+        if separator:
+            frame = pd.read_csv(path, sep=separator, na_values=["?"], encoding="utf-8-sig", low_memory=False)
+    first = frame.columns[0]
+    # pandas writes its row numbers as a column without a name; of sorted rows they give the target away.
+    if first == "Unnamed: 0" and frame[first].equals(pd.Series(range(len(frame)), name=first)):
+        frame = frame.drop(columns=first)
+    return frame
+
+
 def _split_off(frame: pd.DataFrame, target: str | None, source: str) -> tuple[pd.DataFrame, pd.Series[Any]]:
     if target is None:
         raise ConfigError("target", f"is missing; {source} has the columns {_listed(frame.columns)}")
     if target not in frame.columns:
-        raise ConfigError("target", f"no column '{target}'; {source} has {_listed(frame.columns)}")
+        has = f"{_listed(frame.columns)}{did_you_mean(target, frame.columns)}"
+        raise ConfigError("target", f"no column '{target}'; {source} has {has}")
     return frame.drop(columns=target), frame[target]
 
 
 def _read_npz(path: Path, source: str) -> tuple[pd.DataFrame | npt.NDArray[Any], pd.Series[Any]]:
     try:
         # Object arrays are pickles, and a pickle runs code when it is opened: never allowed.
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             absent = [name for name in ("X", "y") if name not in archive.files]
             if absent:
                 has = _listed(archive.files)
                 raise ConfigError("data", f"{source} lacks the array {' and '.join(absent)}; it has {has}")
             X, y = archive["X"], archive["y"]
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zipfile.LargeZipFile, AttributeError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except ConfigError:
+        raise
+    except (OSError, EOFError, ValueError, TypeError, zlib.error, zipfile.BadZipFile) as error:
         raise ConfigError("data", f"cannot read {source} as npz: {_one_line(error)}") from error
     if X.ndim not in (2, 3, 4) or X.dtype.kind not in "buif":
         problem = f"X must hold numbers in 2 dimensions (a table) or 3 or 4 (images), got {X.dtype} {X.shape}"
@@ -315,8 +328,8 @@ def _read_npz(path: Path, source: str) -> tuple[pd.DataFrame | npt.NDArray[Any],
     if X.size == 0:
         raise ConfigError("data", f"{source} is empty: X has shape {X.shape}")
     if X.ndim == 2:
-        return pd.DataFrame(X, columns=[f"x{index}" for index in range(X.shape[1])]), pd.Series(y)
-    return X, pd.Series(y)
+        return pd.DataFrame(X, columns=[f"x{index}" for index in range(X.shape[1])]), pd.Series(y, name="y")
+    return X, pd.Series(y, name="y")
 
 
 def _drop_rows_without_target(raw: _Raw, name: str) -> _Raw:
@@ -332,7 +345,7 @@ def _drop_rows_without_target(raw: _Raw, name: str) -> _Raw:
 
 def _encode(target: pd.Series[Any], name: str) -> tuple[npt.NDArray[Any], tuple[Label, ...]]:
     """Return the targets and the classes: class indices, or float64 and no classes for regression."""
-    labels = _labels(target, name)
+    labels = _labels(target)
     distinct = len(set(labels))
     rows = len(labels)
     if distinct < 2:
@@ -349,24 +362,22 @@ def _encode(target: pd.Series[Any], name: str) -> tuple[npt.NDArray[Any], tuple[
     return np.array([place[label] for label in labels], dtype=np.int64), tuple(classes)
 
 
-def _labels(target: pd.Series[Any], name: str) -> list[Any]:
+def _labels(target: pd.Series[Any]) -> list[Any]:
     """Return the targets as bool, int, float or str, all of one type."""
-    dtype = target.dtype
-    if pd.api.types.is_bool_dtype(dtype):
-        return [bool(value) for value in target]
-    if pd.api.types.is_complex_dtype(dtype) or pd.api.types.is_datetime64_any_dtype(dtype):
-        raise ConfigError("target", f"{name} holds {dtype}; numbers, text or booleans are allowed")
-    if not pd.api.types.is_numeric_dtype(dtype):
-        values = list(target)
-        if all(isinstance(value, bool | np.bool_) for value in values):
-            return [bool(value) for value in values]
-        if pd.api.types.infer_dtype(values) not in ("integer", "floating", "decimal", "mixed-integer-float"):
-            return [str(value) for value in values]
-    numbers = [float(value) for value in target]
-    # A whole-number column with missing values reaches us as floats.
-    if all(number.is_integer() for number in numbers):
-        return [int(value) for value in target]
-    return numbers
+    if isinstance(target.dtype, pd.CategoricalDtype):
+        target = target.astype(target.cat.categories.dtype)
+    try:
+        plain = plain_columns(target.infer_objects().to_frame())[target.name]
+    except ValueError as error:
+        raise ConfigError("target", str(error)) from error
+    if plain.dtype.kind == "M":
+        raise ConfigError(
+            "target", f"column {target.name} holds dates; numbers, text or booleans are allowed"
+        )
+    # A column of whole numbers that had missing values reaches us as floats.
+    if plain.dtype.kind == "f" and (plain % 1 == 0).all():
+        return [int(value) for value in plain]
+    return list(plain.tolist())
 
 
 def _split(
@@ -378,9 +389,10 @@ def _split(
         for label in range(int(target.max()) + 1):
             rows = rng.permutation(np.flatnonzero(target == label))
             wanted = max(1, round(VALIDATION_SHARE * len(rows))) if len(rows) > 1 else 0
-            if wanted == 0:
-                logger.warning("a class has one row only; it is in the training part and never validated")
             chosen.append(rows[:wanted])
+        single = sum(len(rows) == 0 for rows in chosen)
+        if single:
+            logger.warning("%d classes have one row only, which is trained on and never validated", single)
     else:
         # One out of each five neighbours in the order of the target.
         order = np.argsort(target, kind="stable")

@@ -43,7 +43,7 @@ class Hyperparameters:
         dropout: share of the units, or of the CNN's last features, left out in training.
         normalisation: none, batch, or layer (over all channels in the CNN).
         schedule: constant, cosine, or onecycle (warm-up over the first 30 %), over the training's horizon.
-        label_smoothing: of the classification loss in training.
+        label_smoothing: of the classification loss in training; regression ignores it.
 
     >>> Hyperparameters.parse({"optimizer": "sgd", "layers": 3}).layers
     3

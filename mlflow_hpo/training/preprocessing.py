@@ -164,12 +164,9 @@ class ImagePreprocessor:
         """Learn from training images of shape (rows, height, width), or with channels first or last."""
         raw_shape = images.shape[1:]
         channels = _channels_first(images, raw_shape)
-        finite = np.isfinite(channels)
-        mean = np.mean(channels, axis=(0, 2, 3), where=finite, dtype=np.float64)
-        scale = np.std(channels, axis=(0, 2, 3), where=finite, dtype=np.float64)
-        mean = np.where(np.isfinite(mean), mean, 0.0)
-        scale = np.where(np.isfinite(scale) & (scale > 0), scale, 1.0)
-        return cls(raw_shape, mean.tolist(), scale.tolist())
+        mean = _channel_means(channels, np.zeros(channels.shape[1]), power=1)
+        scale = np.sqrt(_channel_means(channels, mean, power=2))
+        return cls(raw_shape, mean.tolist(), np.where(scale > 0, scale, 1.0).tolist())
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -191,7 +188,8 @@ class ImagePreprocessor:
         if rows.shape[1:] != self.raw_shape:
             expected = ", ".join(str(size) for size in self.raw_shape)
             raise ValueError(f"expected images of shape (rows, {expected}), got {rows.shape}")
-        images = _channels_first(rows, self.raw_shape).astype(np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and so missing
+            images = _channels_first(rows, self.raw_shape).astype(np.float32)
         images -= self._mean.astype(np.float32)[:, None, None]
         images /= self._scale.astype(np.float32)[:, None, None]
         images[~np.isfinite(images)] = 0.0
@@ -227,6 +225,17 @@ def _channels_first(images: npt.NDArray[Any], raw_shape: Sequence[int]) -> npt.N
     if len(raw_shape) == 2:
         return images[:, None]
     return np.moveaxis(images, 3, 1) if _channels_last(raw_shape) else images
+
+
+def _channel_means(images: npt.NDArray[Any], origin: _Doubles, power: int) -> _Doubles:
+    """Return the mean of (images - origin) ** power of each channel, of the finite pixels alone."""
+    total, count = np.zeros(images.shape[1]), np.zeros(images.shape[1])
+    for start in range(0, len(images), 1024):  # as float64 all images at once may not fit
+        part = images[start : start + 1024].astype(np.float64) - origin[:, None, None]
+        finite = np.isfinite(part)
+        total += np.sum(part**power, axis=(0, 2, 3), where=finite)
+        count += finite.sum(axis=(0, 2, 3))
+    return total / np.maximum(count, 1)
 
 
 def plain_columns(frame: pd.DataFrame) -> pd.DataFrame:
@@ -312,7 +321,7 @@ def _parts(series: pd.Series[Any], kind: str) -> list[_Doubles]:
     if kind == "datetime":
         dates = _dates(series)
         days = (dates - pd.Timestamp(0)) / pd.Timedelta(days=1)
-        return [_floats(part) for part in (days, dates.dt.month, dates.dt.weekday, dates.dt.hour)]
+        return [_floats(part) for part in (days, dates.dt.month, dates.dt.day_of_week, dates.dt.hour)]
     return [_floats(series)]
 
 
@@ -374,6 +383,7 @@ def _fill(features: Floats, column: _Column, series: pd.Series[Any]) -> None:
         missing = np.isnan(found[0])
         for at, part in enumerate(column.parts):
             filled = np.where(np.isnan(found[part.index]), part.median, found[part.index])
-            features[:, at] = np.clip((filled - part.mean) / part.scale, -CLIP, CLIP)
+            with np.errstate(over="ignore"):  # infinity is clipped like all that is too far
+                features[:, at] = np.clip((filled - part.mean) / part.scale, -CLIP, CLIP)
     if column.missing:
         features[:, -1] = missing
