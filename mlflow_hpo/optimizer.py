@@ -191,8 +191,7 @@ class Optimizer:
 
         Raises:
             ValueError: the trial is not running or was told to stop; `resource` does not ascend within the
-            job's
-                ``start + 1 .. stop``; or `value` is not a number.
+                job's ``start + 1 .. stop``; or `value` is not a number.
         """
         job = self._job(trial_id)
         if trial_id in self._told_to_stop:

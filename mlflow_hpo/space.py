@@ -38,8 +38,7 @@ class Parameter(ABC):
     parameters.
 
     Attributes:
-        when: the condition under which the parameter is active: other parameter -> the values it must have
-        one of.
+        when: the condition under which the parameter is active: other parameter -> its allowed values.
             All keys must hold; without keys the parameter is always active.
     """
 
@@ -397,8 +396,7 @@ class SearchSpace(Mapping[str, Parameter]):
 
         Raises:
             ConfigError: an active parameter is missing, an inactive or unknown one is given, or a value is
-            wrong;
-                the field is the parameter's name.
+                wrong; the field is the parameter's name.
         """
         if not isinstance(config, Mapping):
             raise ConfigError("", f"must map parameters to values, got {shown(config)}")

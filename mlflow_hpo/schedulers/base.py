@@ -45,9 +45,8 @@ class Scheduler(ABC):
     Attributes:
         min_resource, max_resource: epochs of the first rung and of a full training.
         levels: the epochs at which this scheduler compares trials, ascending; the last is `max_resource`.
-        eliminated: ids of paused trials that this scheduler will never promote, in the order in which that
-        was
-            decided. The list only ever grows.
+        eliminated: ids of paused trials that this scheduler will never promote, in the order of the
+            decisions. The list only ever grows.
     """
 
     min_resource: int

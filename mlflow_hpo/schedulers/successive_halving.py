@@ -44,9 +44,8 @@ class SuccessiveHalvingScheduler(Scheduler):
             ``min_resource * eta**k``. If ``max_resource / min_resource`` is no power of `eta`, the last step
             is shorter.
         eta: reduction factor, above 1.
-        bracket_size: trials that a bracket starts with; by default ``eta**s`` with `s` promotions up to the
-        last
-            rung, which leaves one trial there.
+        bracket_size: trials that a bracket starts with; by default ``eta**s`` with `s` promotions up to
+            the last rung, which leaves one trial there.
 
     Source: Jamieson and Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter Optimization,
     AISTATS 2016; rungs as in Li et al., Hyperband, JMLR 18 (2018), Algorithm 1.

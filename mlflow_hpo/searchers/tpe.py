@@ -35,8 +35,7 @@ class TpeSearcher(Searcher):
         n_startup: trials with a finite loss that are wanted before the model proposes.
         n_ei_candidates: draws from the model of the good trials, of which the best is proposed.
         gamma: of `n` trials that are no longer pending ``ceil(gamma * sqrt(n))`` are good, but 25 at most,
-        and at
-            most half of those at the level.
+            and at most half of those at the level.
 
     Source: Bergstra et al., Algorithms for Hyper-Parameter Optimization, NIPS 2011; levels as in Falkner et
     al., BOHB, ICML 2018, section 3.2.
