@@ -25,7 +25,16 @@ from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.space import SearchSpace
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=250)]
-Component = Name | dict[str, Any]  # a searcher or scheduler: "asha", or {"name": "asha", "eta": 3}
+
+
+def _component(value: object) -> object:
+    """Check the form of a searcher or scheduler: "asha", or {"name": "asha", "eta": 3}."""
+    if (isinstance(value, str) and value) or (isinstance(value, dict) and "name" in value):
+        return value
+    raise ConfigError("", f"must be a name, or a mapping with a name and options, got {value!r:.100}")
+
+
+Component = Annotated[Any, BeforeValidator(_component)]
 Space = Annotated[
     SearchSpace,
     BeforeValidator(lambda value: value if isinstance(value, SearchSpace) else SearchSpace(value)),
@@ -214,7 +223,7 @@ def _first_error(error: ValidationError) -> ConfigError:
         if path and cause.field.split(".")[0] != path[0]:
             return cause.under(path[0])
         return cause
-    path = [str(part) for part in details["loc"] if part not in ("str", "dict[str,any]")]
+    path = [str(part) for part in details["loc"]]
     field = ".".join(path)
     kind, value = details["type"], details["input"]
     if kind == "missing":
@@ -223,7 +232,7 @@ def _first_error(error: ValidationError) -> ConfigError:
         return ConfigError(field, f"is not a known field{_meant(path)}")
     message = details["msg"]
     message = re.sub(r"^Input should be ", "must be ", message)
-    message = re.sub(r"^(Value|String) (should|error,)", r"\1", message)
+    message = re.sub(r"^String should have", "must have", message)
     return ConfigError(field, f"{message}, got {value!r:.100}")
 
 

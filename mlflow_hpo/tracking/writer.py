@@ -68,27 +68,27 @@ class Writer:
 
     def metrics(self, run_id: str, values: Mapping[str, float], *, step: int, time: float) -> None:
         """Buffer metrics of one step; `time` in seconds since 1970."""
-        with self._open() as buffers:
+        stamp = int(time * 1000)
+        with self._open():
             self._changed.wait_for(lambda: self._size < CAPACITY or self._error is not None)
-            buffer = buffers.setdefault(run_id, _RunBuffer())
-            stamp = int(time * 1000)
+            buffer = self._buffer(run_id)
             buffer.metrics += [Metric(key, value, stamp, step) for key, value in values.items()]
             self._size += len(values)
 
     def params(self, run_id: str, values: Mapping[str, str]) -> None:
         """Buffer params; they cannot be changed once written."""
-        with self._open() as buffers:
-            buffers.setdefault(run_id, _RunBuffer()).params.update(values)
+        with self._open():
+            self._buffer(run_id).params.update(values)
 
     def tags(self, run_id: str, values: Mapping[str, str]) -> None:
         """Buffer tags."""
-        with self._open() as buffers:
-            buffers.setdefault(run_id, _RunBuffer()).tags.update(values)
+        with self._open():
+            self._buffer(run_id).tags.update(values)
 
     def status(self, run_id: str, status: str) -> None:
         """Buffer a status of `mlflow.entities.RunStatus`."""
-        with self._open() as buffers:
-            buffers.setdefault(run_id, _RunBuffer()).status = status
+        with self._open():
+            self._buffer(run_id).status = status
 
     def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T]:
         """Make a call of the store from the writer's thread; return its future.
@@ -130,10 +130,13 @@ class Writer:
             raise StudyError(f"the tracking store cannot be written: {line:.500}") from self._error
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[dict[str, _RunBuffer]]:
+    def _open(self) -> Iterator[None]:
         with self._changed:
             self.check()
-            yield self._buffers
+            yield
+
+    def _buffer(self, run_id: str) -> _RunBuffer:
+        return self._buffers.setdefault(run_id, _RunBuffer())
 
     def _idle(self) -> bool:
         return not (self._buffers or self._calls or self._writing)

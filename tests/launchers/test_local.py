@@ -1,0 +1,315 @@
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import trainings
+
+from mlflow_hpo import ConfigError, StudyError
+from mlflow_hpo.errors import CorruptCheckpointError
+from mlflow_hpo.launchers.base import CheckpointStored, Ended, Outcome, Reported, Sampled, TrialJob, Warned
+from mlflow_hpo.launchers.local import LocalLauncher, make_slots
+
+PARAMS = {"x": 0.5, "kind": "round"}
+
+
+class FolderStore:
+    """Checkpoints in a folder; a file named `*.corrupt` fails its check."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+
+    def upload(self, epoch, path):
+        self.folder.mkdir(exist_ok=True)
+        name = f"{epoch}.ckpt"
+        (self.folder / name).write_bytes(path.read_bytes())
+        return name
+
+    def names(self):
+        found = ((int(path.name.split(".")[0]), path.name) for path in self.folder.glob("*"))
+        return sorted(found, reverse=True)
+
+    def download(self, name, folder):
+        if name.endswith(".corrupt"):
+            raise CorruptCheckpointError("planted")
+        return self.folder / name
+
+
+class Readings:
+    def sample(self):
+        return {"system/test": 1.0}
+
+
+class FolderServices:
+    def checkpoints(self, location):
+        return FolderStore(location)
+
+    def monitor(self):
+        return Readings()
+
+
+class Run:
+    """Runs jobs of one training to their ends, answering each report as told."""
+
+    def __init__(self, tmp_path, train, workers=1):
+        self.folder = tmp_path
+        self.launcher = LocalLauncher(workers)
+        (tmp_path / "work").mkdir()
+        self.launcher.start(train, FolderServices(), tmp_path / "work")
+
+    def submit(self, trial_id=0, params=PARAMS, start=0, stop=3):
+        job = TrialJob(trial_id, dict(params), start, stop, 1, str(self.folder / f"store-{trial_id}"))
+        self.launcher.submit(self.launcher.free_slot, job)
+
+    def until(self, wanted, go_on=True, best=False):
+        """Return the events up to the first that `wanted` accepts."""
+        events, deadline = [], time.monotonic() + 60
+        while not any(wanted(event) for event in events):
+            assert time.monotonic() < deadline, events
+            for event in self.launcher.wait(1.0):
+                events.append(event)
+                if isinstance(event, Reported) and not wanted(event):
+                    self.launcher.reply(event.trial_id, go_on=go_on, best=best)
+        return events
+
+    def to_end(self, **answer):
+        events = self.until(lambda event: isinstance(event, Ended), **answer)
+        return events[-1], events
+
+
+@pytest.fixture
+def start(tmp_path):
+    runs = []
+
+    def start(train, workers=1):
+        runs.append(Run(tmp_path, train, workers))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.launcher.close()
+
+
+def test_a_job_reports_every_epoch_and_samples_the_machine(start):
+    run = start(trainings.quick)
+    run.submit()
+    end, events = run.to_end()
+    assert (end.trial_id, end.outcome, end.reason) == (0, Outcome.COMPLETED, "")
+    assert [event.epoch for event in events if isinstance(event, Reported)] == [1, 2, 3]
+    samples = [event for event in events if isinstance(event, Sampled)]
+    assert samples[0].metrics == {"system/test": 1.0}
+    assert samples[0].number == 0
+
+
+def test_a_worker_is_used_again(start):
+    run = start(lambda trial: trial.report(1, pid=os.getpid()))
+    pids = set()
+    for trial_id in range(3):
+        run.submit(trial_id, stop=1)
+        _, events = run.to_end()
+        pids |= {event.metrics["pid"] for event in events if isinstance(event, Reported)}
+    assert len(pids) == 1
+
+
+def test_a_promoted_trial_goes_on_from_its_checkpoint(start):
+    run = start(trainings.with_checkpoints)
+    run.submit(stop=2)
+    _, events = run.to_end()
+    assert [event.epoch for event in events if isinstance(event, CheckpointStored)] == [2]
+    run.submit(start=2, stop=4)
+    _, events = run.to_end()
+    reports = [event for event in events if isinstance(event, Reported)]
+    assert [(event.epoch, event.metrics["length"]) for event in reports] == [(3, 3), (4, 4)]
+
+
+def test_the_best_epochs_checkpoint_is_stored_beside_the_newest(start):
+    run = start(trainings.with_checkpoints)
+    run.submit(stop=3)
+    events = run.until(lambda event: isinstance(event, Reported))
+    run.launcher.reply(0, go_on=True, best=True)
+    _, events = run.to_end()
+    assert [event.epoch for event in events if isinstance(event, CheckpointStored)] == [1, 3]
+
+
+def test_a_corrupt_checkpoint_falls_back_to_the_one_before(start, tmp_path):
+    run = start(trainings.with_checkpoints)
+    run.submit(stop=2)
+    run.to_end()
+    (tmp_path / "store-0" / "3.corrupt").touch()
+    run.submit(start=3, stop=4)
+    end, events = run.to_end()
+    assert end.outcome is Outcome.COMPLETED
+    [warning] = [event for event in events if isinstance(event, Warned)]
+    assert warning.message.startswith("checkpoint of epoch 3 is corrupt")
+    assert [event.epoch for event in events if isinstance(event, Reported)] == [3, 4]
+
+
+def test_without_any_intact_checkpoint_training_begins_from_scratch(start, tmp_path):
+    (tmp_path / "store-0").mkdir()
+    (tmp_path / "store-0" / "2.corrupt").touch()
+    run = start(trainings.with_checkpoints)
+    run.submit(start=2, stop=3)
+    _, events = run.to_end()
+    warnings = [event.message for event in events if isinstance(event, Warned)]
+    assert warnings[-1] == "no intact checkpoint for epoch 2: training from scratch"
+    assert [event.epoch for event in events if isinstance(event, Reported)] == [1, 2, 3]
+
+
+def test_told_to_stop_a_trial_stores_its_checkpoint_and_ends(start):
+    run = start(trainings.with_checkpoints)
+    run.submit(stop=9)
+    end, events = run.to_end(go_on=False)
+    assert end.outcome is Outcome.STOPPED
+    assert [event.epoch for event in events if isinstance(event, CheckpointStored)] == [1]
+
+
+def test_careless_training_stops_all_the_same(start):
+    run = start(trainings.swallows_everything)
+    run.submit(stop=1000)
+    end, events = run.to_end(go_on=False)
+    assert end.outcome is Outcome.STOPPED
+    assert sum(isinstance(event, Reported) for event in events) == 1
+
+
+def test_an_interrupt_ends_a_trial_in_the_middle_of_an_epoch(start):
+    run = start(trainings.endless_epoch)
+    run.submit(stop=9)
+    run.until(lambda event: isinstance(event, Reported))
+    run.launcher.reply(0, go_on=True, best=False)
+    time.sleep(0.3)  # let it enter the endless epoch
+    run.launcher.interrupt(0)
+    end, events = run.to_end()
+    assert end.outcome is Outcome.STOPPED
+    assert [event.epoch for event in events if isinstance(event, CheckpointStored)] == [1]
+
+
+def test_a_late_interrupt_does_not_hit_the_next_job(start):
+    run = start(trainings.quick)
+    run.submit(0, stop=1)
+    while not run.launcher.wait(1.0):
+        pass
+    run.launcher.reply(0, go_on=True, best=False)
+    time.sleep(0.5)  # the job ends, but we have not read that yet
+    run.launcher.interrupt(0)
+    end, _ = run.to_end()
+    assert end.outcome is Outcome.COMPLETED
+    run.submit(1, stop=2)
+    end, _ = run.to_end()
+    assert end.outcome is Outcome.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("train", "reason"),
+    [
+        (trainings.raises, "ValueError: x is 0.500"),
+        (trainings.exits, "SystemExit: 3"),
+        (trainings.exits_at_once, "the worker process died: exit code 7"),
+        (trainings.dies_for_positive, "the worker process died: signal SIGKILL"),
+        (trainings.returns_early, "the training returned after reporting epoch 1 of 3"),
+        (trainings.says_nothing, "the training returned after reporting epoch 0 of 3"),
+        (trainings.reports_backwards, "StudyError: report: epoch 1 after epoch 2; epochs must ascend"),
+        (trainings.reports_text, "StudyError: report: loss must be a number, got str 'low'"),
+    ],
+)
+def test_whatever_goes_wrong_ends_as_a_failure_with_its_reason(start, train, reason):
+    run = start(train)
+    run.submit()
+    end, _ = run.to_end()
+    assert (end.outcome, end.reason) == (Outcome.FAILED, reason)
+
+
+def test_a_failure_brings_the_end_of_its_traceback(start):
+    run = start(trainings.raises)
+    run.submit()
+    end, _ = run.to_end()
+    assert "trainings.py" in end.details
+    assert end.details.rstrip().endswith("and more")
+
+
+def test_a_dead_worker_brings_the_end_of_its_output_and_is_replaced(start):
+    run = start(trainings.dies_for_positive)
+    run.submit(0, {"x": 0.5})
+    end, _ = run.to_end()
+    assert "about to die" in end.details
+    run.submit(1, {"x": -0.5})
+    end, _ = run.to_end()
+    assert (end.trial_id, end.outcome) == (1, Outcome.COMPLETED)
+
+
+def test_a_killed_trial_fails_with_the_given_reason(start):
+    run = start(trainings.endless_epoch)
+    run.submit()
+    run.until(lambda event: isinstance(event, Reported))
+    run.launcher.reply(0, go_on=True, best=False)
+    run.launcher.kill(0, "took too long")
+    end, _ = run.to_end()
+    assert (end.outcome, end.reason) == (Outcome.FAILED, "took too long")
+
+
+def test_close_leaves_no_process_behind(tmp_path):
+    run = Run(tmp_path, trainings.endless_epoch, workers=2)
+    run.submit()
+    run.until(lambda event: isinstance(event, Reported))
+    processes = [worker.process for worker in run.launcher._workers.values()]
+    run.launcher.close()
+    run.launcher.close()
+    assert [process.poll() is not None for process in processes] == [True, True]
+
+
+def test_workers_leave_when_the_driver_is_gone(tmp_path):
+    run = Run(tmp_path, trainings.endless_epoch)
+    run.submit()
+    run.until(lambda event: isinstance(event, Reported))
+    [worker] = run.launcher._workers.values()
+    worker.connection.close()  # what the kernel does when the driver is killed
+    assert worker.process.wait(10) == 1
+
+
+def test_a_training_that_cannot_be_loaded_is_told(tmp_path):
+    class Unloadable:
+        def __reduce__(self):
+            return (exec, ("raise ImportError('no such module here')",))
+
+        def __call__(self, trial):
+            raise AssertionError
+
+    with pytest.raises(StudyError, match="a worker process could not start: ImportError: no such module"):
+        run = Run(tmp_path, Unloadable())
+        run.submit()
+        run.to_end()
+
+
+def test_signals_of_the_terminal_do_not_reach_workers(start):
+    run = start(trainings.slow)
+    run.submit(stop=3)
+    run.until(lambda event: isinstance(event, Reported))
+    [worker] = run.launcher._workers.values()
+    os.kill(worker.process.pid, signal.SIGINT)
+    run.launcher.reply(0, go_on=True, best=False)
+    end, _ = run.to_end()
+    assert end.outcome is Outcome.COMPLETED
+
+
+def test_a_busy_slot_takes_no_second_job(start):
+    run = start(trainings.quick)
+    slot = run.launcher.free_slot
+    run.submit()
+    assert run.launcher.free_slot is None
+    with pytest.raises(RuntimeError, match="slot 0 is busy with trial 0"):
+        run.launcher.submit(slot, TrialJob(1, {}, 0, 1, 0, ""))
+
+
+def test_threads_and_gpus_are_divided():
+    slots = make_slots(4, ["0", "3", "GPU-x"], 8)
+    assert [slot.env["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "3", "GPU-x", "0"]
+    assert [slot.gpus for slot in slots] == [0.5, 1.0, 1.0, 0.5]
+    assert {slot.device for slot in slots} == {"cuda:0"}
+    assert {slot.env["OMP_NUM_THREADS"] for slot in slots} == {"2"}
+    [slot] = make_slots(1, [], 8)
+    assert (slot.device, slot.gpus, slot.env["OMP_NUM_THREADS"]) == ("cpu", 0.0, "8")
+
+
+def test_workers_must_be_positive():
+    with pytest.raises(ConfigError, match="workers: must be 1 or more, got 0"):
+        LocalLauncher(0)

@@ -1,0 +1,116 @@
+import json
+
+import pytest
+import yaml
+
+from mlflow_hpo import ConfigError, SearchSpace
+from mlflow_hpo.config import StudyConfig, load_config
+
+SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
+LEAST = {"metric": {"name": "loss", "mode": "min"}, "space": SPACE, "max_resource": 9}
+
+
+def parse(**changes):
+    return StudyConfig.parse(LEAST | changes)
+
+
+def test_the_least_that_a_study_needs():
+    config = parse()
+    assert config.metric.name == "loss"
+    assert config.space == SearchSpace(SPACE)
+    assert (config.searcher, config.scheduler, config.trials, config.workers) == ("auto", "auto", 100, 1)
+
+
+def test_a_metric_by_name_with_its_mode():
+    assert parse(metric="accuracy", mode="max").metric.mode == "max"
+
+
+def test_a_config_round_trips_through_yaml_and_json():
+    config = parse(
+        searcher={"name": "tpe", "n_startup": 5},
+        scheduler="asha",
+        budget={"gpu_hours": 8, "cost": 20, "price_per_gpu_hour": 2.5},
+        points=[{"x": 0.5}],
+        trials=3,
+        register="model",
+        keep_checkpoints="all",
+    )
+    assert StudyConfig.parse(yaml.safe_load(yaml.safe_dump(config.to_dict()))) == config
+    assert StudyConfig.parse(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_config_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        parse().trials = 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"trails": 5}, "trails: is not a known field; did you mean trials? (allowed: metric, space,"),
+        ({"budget": {"hour": 5}}, "budget.hour: is not a known field; did you mean hours? (allowed: epochs,"),
+        ({"trials": 0}, "trials: must be greater than 0, got 0"),
+        ({"trials": "many"}, "trials: must be a valid integer, got 'many'"),
+        ({"trials": True}, "trials: must be a valid integer, got True"),
+        ({"trials": 2.5}, "trials: must be a valid integer, got 2.5"),
+        ({"workers": 0}, "workers: must be greater than 0, got 0"),
+        ({"seed": -1}, "seed: must be greater than or equal to 0, got -1"),
+        ({"max_resource": 0}, "max_resource: must be greater than 0, got 0"),
+        ({"min_resource": 10}, "max_resource: must be at least min_resource (10), got 9"),
+        ({"metric": {"name": "loss"}}, "metric.mode: is required"),
+        ({"metric": {"name": "loss", "mode": "up"}}, "metric.mode: must be 'max' or 'min', got 'up'"),
+        ({"metric": "loss"}, "metric: give its mode too: {name: val_accuracy, mode: max}"),
+        ({"mode": "max"}, "mode: goes with a metric that is given by name only"),
+        ({"space": {}}, "space: must name at least one parameter"),
+        ({"space": {"x": {"type": "float", "low": 2, "high": 1}}}, "space.x.low: must be less than high"),
+        ({"budget": {"cost": 5}}, "budget.cost: needs price_per_gpu_hour beside it"),
+        ({"budget": {"hours": -1}}, "budget.hours: must be greater than 0, got -1"),
+        ({"keep_checkpoints": "some"}, "keep_checkpoints: must be 'best' or 'all', got 'some'"),
+        ({"searcher": 5}, "searcher: must be a name, or a mapping with a name and options, got 5"),
+        ({"scheduler": {"eta": 3}}, "scheduler: must be a name, or a mapping with a name"),
+        ({"name": ""}, "name: must have at least 1 character, got ''"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(changes, line):
+    with pytest.raises(ConfigError) as caught:
+        parse(**changes)
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", sorted(LEAST))
+def test_what_is_missing_is_named(key):
+    with pytest.raises(ConfigError, match=f"^{key}: is required"):
+        StudyConfig.parse({name: value for name, value in LEAST.items() if name != key})
+
+
+def test_yaml_reads_exponents_as_numbers(tmp_path):
+    path = tmp_path / "search.yaml"
+    path.write_text("low: 1e-4\nhigh: 1.5e+3\nname: 1e-4x\n")
+    assert load_config(path) == {"low": 1e-4, "high": 1.5e3, "name": "1e-4x"}
+
+
+def test_json_is_read_by_its_suffix(tmp_path):
+    path = tmp_path / "search.json"
+    path.write_text('{"trials": 5}')
+    assert load_config(path) == {"trials": 5}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "cannot read .*: No such file or directory"),
+        (b"\xff\xfe\x00", "cannot read .*: not UTF-8 text"),
+        (b"a: [1", "is not valid YAML or JSON"),
+        (b"- a\n- b\n", "must hold a mapping of keys, got list"),
+        (b"", "must hold a mapping of keys, got NoneType"),
+        (b"a: !!python/object/apply:os.system [echo]\n", "is not valid YAML or JSON"),
+    ],
+)
+def test_a_bad_file_is_told_in_one_line(tmp_path, content, problem):
+    path = tmp_path / "search.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"^config: .*{problem}") as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)

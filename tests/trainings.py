@@ -1,0 +1,119 @@
+"""Training functions that workers import: quick ones, and ones that go wrong in every way."""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SPACE = {
+    "x": {"type": "float", "low": -1.0, "high": 1.0},
+    "kind": {"type": "categorical", "choices": ["round", "flat"]},
+    "slope": {"type": "float", "low": 0.0, "high": 1.0, "when": {"kind": "flat"}},
+}
+
+
+def curve(params, epoch):
+    """Loss of a configuration after `epoch` epochs."""
+    return params["x"] ** 2 + params.get("slope", 0.0) / 10 + 1.0 / epoch
+
+
+def quick(trial):
+    for epoch in trial.epochs():
+        trial.report(epoch, loss=curve(trial.params, epoch), seed=trial.seed)
+
+
+def with_checkpoints(trial):
+    """The loss is the length of a history that only checkpoints carry from one job to the next."""
+    path = trial.load_checkpoint()
+    history = json.loads(path.read_text()) if path else []
+    with tempfile.TemporaryDirectory() as folder:
+        for epoch in trial.epochs():
+            history.append(epoch)
+            file = Path(folder) / "state.json"
+            file.write_text(json.dumps(history))
+            trial.save_checkpoint(file)
+            trial.report(epoch, loss=curve(trial.params, epoch), length=len(history))
+
+
+def slow(trial):
+    """Epochs of a tenth of a second, each with a checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        for epoch in trial.epochs():
+            time.sleep(0.1)
+            file = Path(folder) / "state"
+            file.write_text(str(epoch))
+            trial.save_checkpoint(file)
+            trial.report(epoch, loss=curve(trial.params, epoch))
+
+
+def endless_epoch(trial):
+    """Saves a checkpoint after the first epoch, then never ends the second."""
+    with tempfile.TemporaryDirectory() as folder:
+        for epoch in trial.epochs():
+            if epoch == 2:
+                while True:
+                    time.sleep(0.05)
+            file = Path(folder) / "state"
+            file.write_text("first")
+            trial.save_checkpoint(file)
+            trial.report(epoch, loss=1.0)
+
+
+def raises(trial):
+    raise ValueError(f"x is {trial.params['x']:.3f}\nand more")
+
+
+def raises_for_positive(trial):
+    if trial.params["x"] > 0:
+        raise ValueError("x is positive")
+    quick(trial)
+
+
+def dies_for_positive(trial):
+    if trial.params["x"] > 0:
+        print("about to die", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    quick(trial)
+
+
+def exits(trial):
+    sys.exit(3)
+
+
+def exits_at_once(trial):
+    os._exit(7)
+
+
+def returns_early(trial):
+    trial.report(1, loss=1.0)
+
+
+def says_nothing(trial):
+    pass
+
+
+def nan_for_positive(trial):
+    for epoch in trial.epochs():
+        trial.report(epoch, loss=float("nan") if trial.params["x"] > 0 else curve(trial.params, epoch))
+
+
+def swallows_everything(trial):
+    """Careless code that catches Exception around its report."""
+    for epoch in trial.epochs():
+        try:
+            time.sleep(0.05)
+            trial.report(epoch, loss=1.0 / epoch)
+        except Exception:
+            continue
+
+
+def reports_backwards(trial):
+    trial.report(2, loss=1.0)
+    trial.report(1, loss=1.0)
+
+
+def reports_text(trial):
+    trial.report(1, loss="low")
