@@ -61,7 +61,10 @@ class Bookkeeper:
 
     def completed(self, trial_id: int) -> None:
         """Write the end of a job that went as planned."""
-        self.ledger.trials[trial_id].status = STATUS[self._optimizer.state(trial_id)]
+        entry = self.ledger.trials[trial_id]
+        entry.status = STATUS[self._optimizer.state(trial_id)]
+        if entry.status == "KILLED" and not entry.reason:  # the last of its rung: given up as it ended
+            entry.reason = _why_not_promoted(entry)
         self._write_end(trial_id)
 
     def eliminations(self) -> None:
@@ -162,6 +165,7 @@ class Bookkeeper:
             trials=tuple(self._trial_summary(trial_id) for trial_id in sorted(ledger.trials)),
             budget=config.budget.model_dump(exclude_none=True),
             best_trial=None if best is None else best.trial_id,
+            eta=self._seconds_to_go() if status == "RUNNING" else None,
             reason=reason,
         )
 
@@ -173,11 +177,17 @@ class Bookkeeper:
         reason = f": {entry.reason}" if entry.reason else ""
         return f"trial {trial_id}: {word[entry.status]} at epoch {entry.reported}{value}{reason}"
 
+    def _seconds_to_go(self) -> float | None:
+        expected, ledger = self._optimizer.expected_resource, self.ledger
+        if expected is None or not ledger.epochs:
+            return None
+        return max(0.0, expected - ledger.epochs) * ledger.seconds / ledger.epochs
+
     def _not_promoted(self, trial_id: int) -> None:
         entry = self.ledger.trials[trial_id]
         if entry.status == "SCHEDULED":
             entry.status = "KILLED"
-            entry.reason = f"not promoted from rung {entry.job.rung} (epoch {entry.reported})"
+            entry.reason = _why_not_promoted(entry)
             self._write_end(trial_id)
 
     def _write_end(self, trial_id: int) -> None:
@@ -215,6 +225,10 @@ class Bookkeeper:
             seconds=entry.seconds,
             reason=entry.reason,
         )
+
+
+def _why_not_promoted(entry: TrialEntry) -> str:
+    return f"not promoted from rung {entry.job.rung} (epoch {entry.reported})"
 
 
 def _component_name(spec: object) -> str:

@@ -257,6 +257,11 @@ class Optimizer:
         return self._closed and not self._jobs and not self._scheduler.has_work
 
     @property
+    def expected_resource(self) -> float | None:
+        """About how many epochs the whole search takes; None where `trials` does not bound it."""
+        return None if self._bound is None else self._scheduler.expected_resource(self._bound)
+
+    @property
     def best(self) -> BestTrial | None:
         """The best finite value reported by any trial, the earlier one where they tie; None without any."""
         return self._best

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import shutil
 import signal
@@ -53,10 +54,8 @@ def start_process():
 
     yield start
     for process in started:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.communicate()
 
 

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from conformance import SPACE, drive
 
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.optimizer import BestTrial, Job, Optimizer, TrialState
@@ -16,7 +17,6 @@ from mlflow_hpo.searchers import Searcher
 from mlflow_hpo.searchers.random import RandomSearcher
 from mlflow_hpo.searchers.tpe import TpeSearcher
 from mlflow_hpo.space import SearchSpace
-from tests.conformance import SPACE, drive
 
 LINE = SearchSpace({"x": {"type": "float", "low": 0, "high": 1}})
 
@@ -405,3 +405,13 @@ def test_instances_are_taken_as_they_are():
     engine = optimizer(searcher=TpeSearcher(LINE, 5, (9,)), scheduler=scheduler)
     engine.ask()
     assert scheduler.offered == [0]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "trials", "expected"),
+    [("full", 10, 270.0), ("asha", 27, 81.0), ("successive_halving", 27, 81.0), ("asha", None, None)],
+)
+def test_the_expected_resource_is_that_of_the_scheduler(scheduler, trials, expected):
+    space = SearchSpace({"x": {"type": "float", "low": 0, "high": 1}})
+    optimizer = Optimizer(space, scheduler=scheduler, max_resource=27, trials=trials)
+    assert optimizer.expected_resource == expected

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.space import MAX_NAME, MAX_TEXT, SearchSpace
-from tests.conformance import SPACE
+from conformance import SPACE
 
 finite = st.floats(-1e9, 1e9)
 positive = st.floats(1e-9, 1e9)

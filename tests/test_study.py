@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections import Counter
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -45,7 +46,9 @@ def children(store, run_id):
 def histories(store, run):
     """Every metric of a run, step by step, but those of the machine."""
     names = [name for name in run.data.metrics if not name.startswith("system/")]
-    return {name: [(m.step, m.value) for m in store.get_metric_history(run.info.run_id, name)] for name in names}
+    return {
+        name: [(m.step, m.value) for m in store.get_metric_history(run.info.run_id, name)] for name in names
+    }
 
 
 def parent_of_failed(store):
@@ -64,10 +67,13 @@ def test_a_study_in_mlflow(store):
         "hpo.kind": "study", "hpo.schema": "1", "hpo.task": "trainings.quick", "hpo.metric": "loss",
         "hpo.mode": "min", "hpo.best_trial": str(study.best.trial_id),
     }.items()  # fmt: skip
-    assert parent.data.params.items() >= {"hpo.searcher": "random", "hpo.trials": "9", "hpo.seed": "1"}.items()
+    assert (
+        parent.data.params.items() >= {"hpo.searcher": "random", "hpo.trials": "9", "hpo.seed": "1"}.items()
+    )
     assert json.loads(parent.data.params["hpo.scheduler"]) == HALVING
     assert parent.data.metrics["best_loss"] == study.best.value
-    assert parent.data.metrics["epochs_spent"] == 9 + 3 * 2 + 1 * 6
+    # `quick` loads no checkpoint: each promotion begins from scratch, and those epochs are spent, too
+    assert parent.data.metrics["epochs_spent"] == 9 * 1 + 3 * 3 + 1 * 9
 
     assert sorted(trials) == list(range(9))
     assert Counter(run.info.status for run in trials.values()) == {"KILLED": 8, "FINISHED": 1}
@@ -90,8 +96,8 @@ def test_a_study_in_mlflow(store):
 
 def test_the_artifacts_of_a_study(store, tmp_path):
     study = search(trainings.quick)
-    folder = mlflow.artifacts.download_artifacts(run_id=study.run_id, dst_path=str(tmp_path / "got"))
-    text = {name: open(f"{folder}/{name}").read() for name in ("search.yaml", "space.json", "best_config.yaml")}
+    folder = Path(mlflow.artifacts.download_artifacts(run_id=study.run_id, dst_path=str(tmp_path / "got")))
+    text = {name: (folder / name).read_text() for name in ("search.yaml", "space.json", "best_config.yaml")}
     again = yaml.safe_load(text["search.yaml"])
     assert SearchSpace(again["space"]) == SearchSpace(json.loads(text["space.json"])) == SPACE
     assert (again["trials"], again["scheduler"]) == (9, HALVING)
@@ -99,8 +105,8 @@ def test_the_artifacts_of_a_study(store, tmp_path):
     assert (best["trial"], best["loss"], best["params"]) == (
         study.best.trial_id, study.best.value, study.best.config
     )  # fmt: skip
-    assert f"mlflow=={mlflow.__version__}\n" in open(f"{folder}/environment/packages.txt").read()
-    with open(f"{folder}/trials.csv", newline="") as file:
+    assert f"mlflow=={mlflow.__version__}\n" in (folder / "environment" / "packages.txt").read_text()
+    with (folder / "trials.csv").open(newline="") as file:
         rows = {int(row["trial"]): row for row in csv.DictReader(file)}
     for trial_id, run in children(store, study.run_id).items():
         assert rows[trial_id]["run_id"] == run.info.run_id
@@ -148,7 +154,9 @@ def test_promoted_trials_go_on_from_their_checkpoints(store):
 def test_only_the_best_trials_checkpoints_are_kept(store):
     study = search(trainings.with_checkpoints, workers=2)
     for trial_id, run in children(store, study.run_id).items():
-        names = [info.path.split("/")[1][:10] for info in store.list_artifacts(run.info.run_id, "checkpoints")]
+        names = [
+            info.path.split("/")[1][:10] for info in store.list_artifacts(run.info.run_id, "checkpoints")
+        ]
         assert names == ([f"epoch-{study.best.resource:04d}"] if trial_id == study.best.trial_id else [])
 
 
@@ -180,7 +188,9 @@ def test_a_failing_trial_is_a_failed_run_and_the_search_goes_on(store, train, re
 
 
 def test_a_traceback_is_kept_with_its_run(store):
-    with pytest.raises(StudyError, match="max_failures: 2 trials failed and none succeeded, the last one with: V"):
+    with pytest.raises(
+        StudyError, match="max_failures: 2 trials failed and none succeeded, the last one with: V"
+    ):
         search(trainings.raises, max_failures=2)
     parent = parent_of_failed(store)
     runs = children(store, parent.info.run_id)
@@ -209,7 +219,9 @@ def test_a_metric_that_is_never_reported_ends_the_study_at_once(store):
 
 
 def test_without_any_finite_value_a_study_fails(store):
-    with pytest.raises(StudyError, match="no trial reported a finite loss; the last failure: the training returned"):
+    with pytest.raises(
+        StudyError, match="no trial reported a finite loss; the last failure: the training returned"
+    ):
         search(trainings.says_nothing, trials=2)
     assert parent_of_failed(store).info.status == "FAILED"
 
@@ -229,7 +241,14 @@ def test_a_budget_of_epochs_pauses_what_runs(store):
 
 def test_a_job_that_takes_too_long_is_killed(store):
     with pytest.raises(StudyError, match="trial_timeout: the job took longer than 0.3 seconds"):
-        search(trainings.endless_epoch, trials=2, max_failures=2, scheduler="full", trial_timeout=0.3, metric="none")
+        search(
+            trainings.endless_epoch,
+            trials=2,
+            max_failures=2,
+            scheduler="full",
+            trial_timeout=0.3,
+            metric="none",
+        )
     parent = parent_of_failed(store)
     assert {run.info.status for run in children(store, parent.info.run_id).values()} == {"FAILED"}
 

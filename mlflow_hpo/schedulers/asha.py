@@ -8,7 +8,7 @@ from bisect import bisect_left, insort
 from typing import Any
 
 from mlflow_hpo.schedulers.base import Assignment, Decision, Scheduler
-from mlflow_hpo.schedulers.rungs import promotions, reduction_factor, rung_levels
+from mlflow_hpo.schedulers.rungs import halving_resource, promotions, reduction_factor, rung_levels
 
 
 class _Rung:
@@ -118,3 +118,7 @@ class AshaScheduler(Scheduler):
     def has_work(self) -> bool:
         """Whether a trial can be promoted now."""
         return self._promotable_rung() is not None
+
+    def expected_resource(self, trials: int) -> float:
+        """Return about how many epochs `trials` trials take in all."""
+        return halving_resource(self.levels, self.eta, trials)

@@ -82,3 +82,7 @@ class Scheduler(ABC):
     @abstractmethod
     def has_work(self) -> bool:
         """Whether `next(None)` would hand out an assignment now."""
+
+    def expected_resource(self, trials: int) -> float:
+        """Return about how many epochs `trials` trials take in all, for estimates of the time to go."""
+        return float(trials * self.max_resource)

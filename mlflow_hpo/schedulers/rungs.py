@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from mlflow_hpo.checks import finite_number
@@ -34,3 +36,13 @@ def rung_levels(min_resource: int, max_resource: int, eta: float) -> tuple[int, 
 def promotions(entrants: int, eta: float) -> int:
     """Return how many of the entrants of a rung go on: ``floor(entrants / eta)``."""
     return int(entrants // eta)
+
+
+def halving_resource(levels: Sequence[int], eta: float, trials: int) -> float:
+    """Return the epochs that `trials` trials take if one in `eta` goes on at each of `levels`.
+
+    >>> halving_resource((1, 3, 9, 27), 3, 27)
+    81.0
+    """
+    steps = [levels[0], *(upper - lower for lower, upper in pairwise(levels))]
+    return float(sum(trials * step / eta**rung for rung, step in enumerate(steps)))

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlflow_hpo.checks import whole_number
 from mlflow_hpo.schedulers.base import Assignment, Decision, Scheduler
-from mlflow_hpo.schedulers.rungs import promotions, reduction_factor, rung_levels
+from mlflow_hpo.schedulers.rungs import halving_resource, promotions, reduction_factor, rung_levels
 
 
 @dataclass(slots=True)
@@ -139,3 +139,7 @@ class SuccessiveHalvingScheduler(Scheduler):
     def has_work(self) -> bool:
         """Whether a promoted trial waits to be handed out."""
         return bool(self._promoted)
+
+    def expected_resource(self, trials: int) -> float:
+        """Return about how many epochs `trials` trials take in all."""
+        return halving_resource(self.levels, self.eta, trials)

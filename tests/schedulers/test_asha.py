@@ -5,10 +5,10 @@ import random
 
 from hypothesis import given
 from hypothesis import strategies as st
+from schedulers.test_successive_halving import reached, run, train
 
 from mlflow_hpo.schedulers import Assignment
 from mlflow_hpo.schedulers.asha import AshaScheduler
-from tests.schedulers.test_successive_halving import reached, run, train
 
 
 class Model:

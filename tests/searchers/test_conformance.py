@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
+from conformance import Conformance
 
 from mlflow_hpo.schedulers import SCHEDULERS
 from mlflow_hpo.searchers import SEARCHERS
-from tests.conformance import Conformance
 
 MANY = {"random": 10_000, "tpe": 200}
 

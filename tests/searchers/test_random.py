@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+from conformance import SPACE
+
 from mlflow_hpo.searchers.random import RandomSearcher
-from tests.conformance import SPACE
 
 
 def test_a_proposal_depends_on_the_seed_and_the_trial_alone():
