@@ -206,7 +206,7 @@ def _local_file(source: str) -> Iterator[Path]:
 @contextmanager
 def _local_copy(url: str) -> Iterator[Path]:
     """Download an S3 object to a temporary file; the endpoint and TLS settings are those MLflow reads."""
-    import boto3  # slow to import, and only for s3://
+    import boto3.session  # slow to import, and only for s3://
     import botocore.exceptions
     from botocore.config import Config
 
@@ -224,7 +224,7 @@ def _local_copy(url: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="mlflow-hpo-data-") as folder:
         path = Path(folder) / PurePosixPath(key).name
         try:
-            client = boto3.client(
+            client = boto3.session.Session().client(
                 "s3", endpoint_url=endpoint, config=config, verify=False if insecure else None
             )
             body = client.get_object(Bucket=bucket, Key=key)["Body"]

@@ -132,12 +132,12 @@ def _value(name: str, text: str) -> str | int | float:
 
 def _whole(field: str, text: str, least: int) -> int:
     try:
-        number = int(text)
+        number = float(text)
     except ValueError:
-        number = least - 1
-    if number < least:
+        number = math.nan
+    if not (number.is_integer() and number >= least):
         raise ConfigError(field, f"must be a whole number of {least} or more, got {shown(text)}")
-    return number
+    return int(number)
 
 
 def _truth(field: str, text: str) -> bool:

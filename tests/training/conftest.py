@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from tests.training.memory import MemoryChannel
+from training.memory import MemoryChannel
 
 
 @pytest.fixture(autouse=True, scope="session")

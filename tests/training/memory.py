@@ -1,10 +1,13 @@
-"""A channel in memory: what a launcher is to a trial, without the launcher."""
+"""What the tests of the training share: a launcher's channel without the launcher, and a table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from mlflow_hpo.training.bundled import BundledTraining
 from mlflow_hpo.trial import Trial
@@ -43,3 +46,27 @@ def run(
     training: BundledTraining, params: Mapping[str, Any], channel: MemoryChannel, *, stop: int, seed: int = 7
 ) -> None:
     training(Trial(params, stop=stop, seed=seed, device="cpu", channel=channel))
+
+
+def table(rows: int = 100) -> pd.DataFrame:
+    """A table with about everything that tables have."""
+    rng = np.random.default_rng(0)
+    size = rng.normal(50, 10, rows)
+    size[::7] = np.nan
+    size[1] = np.inf
+    return pd.DataFrame(
+        {
+            "size": size,
+            "count": rng.integers(0, 1000, rows),
+            "flag": rng.random(rows) < 0.5,
+            "maybe": [None if at % 5 == 0 else bool(at % 2) for at in range(rows)],
+            "colour": [None if at % 9 == 0 else ["red", "green", "blue"][at % 3] for at in range(rows)],
+            "town": [f"town {at % 30}" for at in range(rows)],
+            "name": [f"person {at}" for at in range(rows)],
+            "day": [f"2024-{at % 12 + 1:02}-{at % 28 + 1:02}" for at in range(rows)],
+            "constant": 3.0,
+            "same": "x",
+            "empty": np.nan,
+            "label": [["yes", "no"][at % 2] for at in range(rows)],
+        }
+    )

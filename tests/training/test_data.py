@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from training.memory import table
 
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.training.data import BUNDLED, Dataset, load
@@ -23,33 +24,6 @@ from mlflow_hpo.training.preprocessing import (
     plain_columns,
     preprocessor_from_json,
 )
-
-ROWS = 100
-
-
-def table(rows: int = ROWS) -> pd.DataFrame:
-    """A table with about everything that tables have."""
-    rng = np.random.default_rng(0)
-    size = rng.normal(50, 10, rows)
-    size[::7] = np.nan
-    size[1] = np.inf
-    return pd.DataFrame(
-        {
-            "size": size,
-            "count": rng.integers(0, 1000, rows),
-            "flag": rng.random(rows) < 0.5,
-            "maybe": [None if at % 5 == 0 else bool(at % 2) for at in range(rows)],
-            "colour": [None if at % 9 == 0 else ["red", "green", "blue"][at % 3] for at in range(rows)],
-            "town": [f"town {at % 30}" for at in range(rows)],
-            "name": [f"person {at}" for at in range(rows)],
-            "day": [f"2024-{at % 12 + 1:02}-{at % 28 + 1:02}" for at in range(rows)],
-            "constant": 3.0,
-            "same": "x",
-            "empty": np.nan,
-            "label": [["yes", "no"][at % 2] for at in range(rows)],
-        }
-    )
-
 
 WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
     "csv": lambda frame, path: frame.to_csv(path, index=False),

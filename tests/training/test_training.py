@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from training.memory import MemoryChannel, run
 
 import mlflow_hpo.training
 from mlflow_hpo.errors import ConfigError
@@ -18,7 +19,6 @@ from mlflow_hpo.training.bundled import BundledTraining
 from mlflow_hpo.training.checkpoint import Predictor, read_checkpoint
 from mlflow_hpo.training.models import build_model
 from mlflow_hpo.trial import Trial, TrialStopped
-from tests.training.memory import MemoryChannel, run
 
 SMALL = {"width": 8, "dropout": 0.3}
 
