@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mlflow_hpo.checks import shown, whole_number
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.space import CategoricalParameter, SearchSpace
 from mlflow_hpo.training.data import BUNDLED, Dataset, load
@@ -36,10 +37,11 @@ class BundledTraining:
         max_epochs: horizon of the learning rate schedules in epochs, usually the study's `max_resource`. A
             schedule cannot know how far a trial will be taken, so all trials follow the same one.
         bf16: mixed precision.
-        compiled: use `torch.compile`.
+        compiled: use `torch.compile`. It draws dropout from generators of its own, so a training that was
+            paused goes on well, but not bit for bit.
 
     Raises:
-        ConfigError: `max_epochs` is below 1.
+        ConfigError: an argument is of another type, `max_epochs` below 1, or `seed` below 0.
 
     >>> training = BundledTraining("wine")
     >>> training.prepare()
@@ -57,12 +59,13 @@ class BundledTraining:
         bf16: bool = False,
         compiled: bool = False,
     ) -> None:
-        if max_epochs < 1:
-            raise ConfigError("max_epochs", f"must be 1 or more, got {max_epochs}")
+        for field, text in (("data", data), ("target", target or "")):
+            if not isinstance(text, str):  # they come from a file as they are
+                raise ConfigError(field, f"must be text, got {shown(text)}")
         self.data = data
         self.target = target
-        self.seed = seed
-        self.max_epochs = max_epochs
+        self.seed = whole_number("seed", seed, at_least=0)
+        self.max_epochs = whole_number("max_epochs", max_epochs, at_least=1)
         self.bf16 = bf16
         self.compiled = compiled
         self._digest: str | None = None

@@ -52,7 +52,7 @@ def train(
         max_epochs: horizon of the learning rate's schedule, in epochs; it does not bound the training. Behind
             it the rate stays at the schedule's end.
         bf16: run the forward pass in bfloat16 where that is safe (`torch.autocast`).
-        compiled: `torch.compile` the model.
+        compiled: `torch.compile` the model; see `BundledTraining`.
 
     Raises:
         ConfigError: a hyperparameter is unknown or out of what is allowed.

@@ -60,6 +60,15 @@ def test_momentum_is_ignored_by_other_optimizers() -> None:
     assert Hyperparameters.parse({"optimizer": "adam", "momentum": 0.5}).optimizer == "adam"
 
 
-def test_the_horizon_is_checked() -> None:
-    with pytest.raises(ConfigError, match="max_epochs: must be 1 or more, got 0"):
-        BundledTraining(max_epochs=0)
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"max_epochs": 0}, "max_epochs: must be a whole number of 1 or more, got 0"),
+        ({"seed": -1}, "seed: must be a whole number of 0 or more, got -1"),
+        ({"data": 5}, "data: must be text, got 5"),
+        ({"target": 5}, "target: must be text, got 5"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        BundledTraining(**settings)
