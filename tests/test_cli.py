@@ -41,9 +41,10 @@ def test_the_main_job_searches_trains_and_leaves_a_model(store):
 
     shown = invoke("show", parent.info.run_id)
     assert shown.exit_code == 0, shown.output
-    ending
-    =
-    result.stdout[result.stdout.index(f"study {parent.info.run_name} ({parent.info.run_id}) FINISHED") :] without_times = [re.sub(r"[\d.]+s\b", "", text).strip() for text in (ending, shown.stdout)] assert without_times[0] == without_times[1]
+    start = f"study {parent.info.run_name} ({parent.info.run_id}) FINISHED"
+    ending = result.stdout[result.stdout.index(start) :]
+    without_times = [re.sub(r"[\d.]+s\b", "", text).strip() for text in (ending, shown.stdout)]
+    assert without_times[0] == without_times[1]
 
 
 def test_plain_output_is_one_line_an_event(store):
