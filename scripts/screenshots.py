@@ -69,7 +69,7 @@ def run_study(folder: Path) -> str:
     """Run the bundled search; return the URI of the store, a new one in `folder`."""
     store = f"sqlite:///{folder / 'mlflow.db'}"
     subprocess.run(
-        [sys.executable, "-m", "mlflow_hpo", "run", "--plain", "--name", "digits-study"],
+        [Path(sys.executable).with_name("mlflow-hpo"), "run", "--plain", "--name", "digits-study"],
         cwd=folder,
         env={**os.environ, "MLFLOW_TRACKING_URI": store},
         check=True,
