@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -17,12 +19,17 @@ T = TypeVar("T")
 
 TIMEOUT = 5.0  # seconds to open a connection
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+IMPATIENT = {  # MLflow's own settings for stores that have not been seen to work yet
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "20",
+}
 
 
 def connect() -> MlflowClient:
     """Return a client of the tracking store that MLflow's own settings name.
 
-    MLflow alone would retry an unreachable server for minutes; a plain connection tells within seconds.
+    MLflow alone would try an unusable store again for minutes; this tells within seconds.
 
     Raises:
         StudyError: the store is unreachable.
@@ -31,6 +38,69 @@ def connect() -> MlflowClient:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri = mlflow.get_tracking_uri()
+    problem = f"MLFLOW_TRACKING_URI: cannot use {public_uri(uri)}"
+    _reach("MLFLOW_TRACKING_URI", uri)
+    with impatient():
+        if urlsplit(uri).scheme.split("+")[0] in PORTS.keys() - {"http", "https"}:
+            ask(problem, _log_in, uri)
+        client = ask(problem, MlflowClient)
+        ask(problem, client.search_experiments, max_results=1)
+    return client
+
+
+def reach_artifacts(uri: str) -> None:
+    """Check that the artifact store of `uri` answers at all; whether it can be written, a write tells.
+
+    boto3 alone would wait minutes for an S3 server that does not answer.
+
+    Raises:
+        StudyError: it is unreachable.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme != "s3":
+        return
+    import boto3  # takes a while, and is needed for this kind of store only
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+
+    endpoint = os.environ.get("MLFLOW_S3_ENDPOINT_URL")
+    if endpoint:
+        _reach("MLFLOW_S3_ENDPOINT_URL", endpoint)
+    limits = Config(connect_timeout=TIMEOUT, read_timeout=TIMEOUT, retries={"total_max_attempts": 2})
+    verify = None if os.environ.get("MLFLOW_S3_IGNORE_TLS", "").lower() not in ("true", "1") else False
+    problem = f"artifact store: cannot reach {public_uri(uri)}"
+    try:
+        client = boto3.client("s3", endpoint_url=endpoint, verify=verify, config=limits)
+        with contextlib.closing(client):
+            client.head_bucket(Bucket=parts.netloc)
+    except ClientError as error:
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if status >= 500:
+            raise StudyError(f"{problem}: {error}") from None
+        # who may write need not be allowed to look
+    except HTTPClientError as error:
+        raise StudyError(f"{problem}: {error}") from None
+    except BotoCoreError:  # settings that MLflow may read in another way
+        return
+
+
+@contextlib.contextmanager
+def impatient() -> Iterator[None]:
+    """Let MLflow give up early, but where the user has said how patient it is to be."""
+    mine = {name: value for name, value in IMPATIENT.items() if name not in os.environ}
+    os.environ.update(mine)
+    retries = logging.getLogger("urllib3.connectionpool")  # the error that comes of them tells enough
+    level = retries.level
+    retries.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        retries.setLevel(level)
+        for name in mine:
+            os.environ.pop(name, None)
+
+
+def _reach(setting: str, uri: str) -> None:
     parts = urlsplit(uri)
     port = PORTS.get(parts.scheme.split("+")[0])
     if parts.hostname and port:
@@ -38,11 +108,19 @@ def connect() -> MlflowClient:
             socket.create_connection((parts.hostname, parts.port or port), TIMEOUT).close()
         except OSError as error:
             raise StudyError(
-                f"MLFLOW_TRACKING_URI: cannot reach {public_uri(uri)}: {error.strerror or error}"
+                f"{setting}: cannot reach {public_uri(uri)}: {error.strerror or error}"
             ) from None
-    client = MlflowClient()
-    ask(f"MLFLOW_TRACKING_URI: cannot use {public_uri(uri)}", client.search_experiments, max_results=1)
-    return client
+
+
+def _log_in(uri: str) -> None:
+    """Open one connection to a database: MLflow would try ten times, for 100 seconds."""
+    from mlflow.store.db.utils import create_sqlalchemy_engine  # brings SQLAlchemy: not for every store
+
+    engine = create_sqlalchemy_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 def ask(problem: str, function: Callable[..., T], /, *args: object, **kwargs: object) -> T:

@@ -24,7 +24,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from mlflow_hpo.errors import StudyError
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
-from mlflow_hpo.tracking.connect import ask, connect, public_uri
+from mlflow_hpo.tracking.connect import ask, connect, impatient, public_uri, reach_artifacts
 from mlflow_hpo.tracking.summary import SCHEMA, StudySummary, TrialSummary
 from mlflow_hpo.tracking.system_metrics import MachineMonitor
 from mlflow_hpo.tracking.writer import Writer
@@ -95,13 +95,11 @@ class Tracker:
         self.services = WorkerServices(self.tracking_uri)
         self._writer = Writer(self._client)
         try:
-            for path, text in artifacts.items():
-                ask(
-                    f"artifact store: cannot write to {public_uri(self.artifact_uri)}",
-                    self._log_text,
-                    path,
-                    text,
-                )
+            reach_artifacts(self.artifact_uri)
+            problem = f"artifact store: cannot write to {public_uri(self.artifact_uri)}"
+            with impatient():
+                for path, text in artifacts.items():
+                    ask(problem, self._log_text, path, text)
         except StudyError:
             self.finish("FAILED")
             self.close()
