@@ -10,86 +10,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import psycopg
 import pytest
-from psycopg import sql
-
-from tests.servers.processes import answers, clean_environment, free_port, running
-
-# distinctive, so that tests can look for them where they must not be
-DATABASE_PASSWORD = "pg-password-4d1c8e"
-S3_ACCESS_KEY = "AKIATESTKEY4D1C8E"
-S3_SECRET_KEY = "s3-secret-key-9b27fa"
-SECRETS = (DATABASE_PASSWORD, S3_ACCESS_KEY, S3_SECRET_KEY)
-
-
-@dataclass(frozen=True)
-class Postgres:
-    """A PostgreSQL cluster of the tests' own."""
-
-    port: int
-
-    def uri(self, database: str, password: str = DATABASE_PASSWORD) -> str:
-        """Return the URI of a database, with user name and password."""
-        return f"postgresql://mlflow:{password}@127.0.0.1:{self.port}/{database}"
-
-    def create_database(self) -> str:
-        """Create an empty database; return its URI."""
-        name = f"mlflow_{uuid.uuid4().hex[:12]}"
-        with psycopg.connect(self.uri("postgres"), autocommit=True) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        return self.uri(name)
-
-
-@dataclass(frozen=True)
-class S3:
-    """An S3 server that holds everything in memory."""
-
-    endpoint: str
-
-    @property
-    def env(self) -> dict[str, str]:
-        """What a client needs in its environment."""
-        return {
-            "MLFLOW_S3_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": S3_ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": S3_SECRET_KEY,
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
-
-    @cached_property
-    def client(self) -> Any:
-        """A boto3 client."""
-        return boto3.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            aws_access_key_id=S3_ACCESS_KEY,
-            aws_secret_access_key=S3_SECRET_KEY,
-            region_name="us-east-1",
-        )
-
-    def create_bucket(self) -> str:
-        """Create an empty bucket; return its name."""
-        name = f"bucket-{uuid.uuid4().hex[:12]}"
-        self.client.create_bucket(Bucket=name)
-        return name
-
-    def objects(self, bucket: str) -> dict[str, bytes]:
-        """Return everything in a bucket: key -> content."""
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
-        keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
-        return {key: self.client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
-
-
-StartServer = Callable[..., str]
+from processes import answers, clean_environment, free_port, running
+from stores import DATABASE_PASSWORD, S3, Postgres, StartServer
 
 
 @pytest.fixture(scope="session")
@@ -103,15 +31,16 @@ def postgres() -> Iterator[Postgres]:
     if not binaries:
         pytest.skip("PostgreSQL is not installed: no initdb (Debian: apt-get install postgresql)")
     initdb = binaries[-1]
-    folder = Path(tempfile.mkdtemp(prefix="mlflow-hpo-postgres-"))
     as_owner: dict[str, Any] = {}
     if os.getuid() == 0:  # PostgreSQL refuses to run as root
         try:
             owner = pwd.getpwnam("postgres")
         except KeyError:
             pytest.skip("PostgreSQL cannot run as root, and there is no user postgres")
-        os.chown(folder, owner.pw_uid, owner.pw_gid)
         as_owner = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+    folder = Path(tempfile.mkdtemp(prefix="mlflow-hpo-postgres-"))
+    if as_owner:
+        os.chown(folder, as_owner["user"], as_owner["group"])
     port, data, password = free_port(), folder / "data", folder / "password"
     server = Postgres(port)
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-
-from tests.servers.conftest import S3, SECRETS, Postgres, StartServer
-from tests.servers.processes import clean_environment, free_port, run_cli
+from processes import clean_environment, free_port, run_cli
+from stores import S3, SECRETS, Postgres, StartServer
 
 pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("bad-stores")]
 

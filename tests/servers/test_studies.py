@@ -18,11 +18,11 @@ from typing import Any
 import psycopg
 import pytest
 import yaml
+from processes import clean_environment, run_cli
 from psycopg import sql
+from stores import S3, SECRETS, Postgres, StartServer
 
 from mlflow_hpo import SearchSpace
-from tests.servers.conftest import S3, SECRETS, Postgres, StartServer
-from tests.servers.processes import clean_environment, run_cli
 
 pytestmark = pytest.mark.servers
 
