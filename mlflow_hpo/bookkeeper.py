@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from mlflow_hpo.config import StudyConfig
 from mlflow_hpo.launchers.base import Slot
 from mlflow_hpo.ledger import Ledger, TrialEntry
 from mlflow_hpo.optimizer import BestTrial, Job, Optimizer, TrialState
-from mlflow_hpo.tracking.summary import StudySummary, TrialSummary
+from mlflow_hpo.tracking.summary import StudySummary, TrialSummary, best_metric
 from mlflow_hpo.tracking.tracker import Tracker, as_yaml
 
 STATUS = {TrialState.PAUSED: "SCHEDULED", TrialState.FINISHED: "FINISHED", TrialState.STOPPED: "KILLED"}
@@ -30,6 +31,7 @@ class Bookkeeper:
         self._config = config
         self._optimizer = optimizer
         self._tracker = tracker
+        self.best_metric = best_metric(config.metric.name)
         self._eliminated = 0  # how many of the optimizer's eliminations are written
 
     def entry_for(self, job: Job, slot: Slot, seed: int) -> TrialEntry:
@@ -44,6 +46,13 @@ class Bookkeeper:
         self._tracker.status(entry.run_id, "RUNNING")
         self._tracker.tags(entry.run_id, {"hpo.rung": str(job.rung)})
         return self.ledger.started(job, entry.run_id, entry.location, slot)
+
+    def reported(self, trial_id: int, epoch: int, metrics: Mapping[str, float], time: float) -> None:
+        """Write the metrics of an epoch, and the trial's best so far if this is it: MLflow sorts by the last."""
+        record = self._optimizer.trials[trial_id]
+        if record.best_value is not None and record.best_resource == epoch:
+            metrics = {**metrics, self.best_metric: record.best_value}
+        self._tracker.metrics(self.ledger.trials[trial_id].run_id, metrics, step=epoch, time=time)
 
     def failed(self, trial_id: int, reason: str, details: str) -> None:
         """Write the end of a failed trial."""
@@ -98,7 +107,7 @@ class Bookkeeper:
             "gpu_hours_spent": ledger.gpu_hours,
         }
         if best is not None:
-            values[f"best_{self._config.metric.name}"] = best.value
+            values[self.best_metric] = best.value
         self._tracker.progress(values, step=ledger.jobs_ended)
 
     def checkpoint_stored(self, trial_id: int, epoch: int, name: str) -> None:
@@ -132,6 +141,10 @@ class Bookkeeper:
             "params": best.config,
         }
         tracker.log_text("best_config.yaml", as_yaml(found))
+        tracker.describe(
+            f"Best: **{self._config.metric.name} {best.value:.6g}** by trial {best.trial_id} "
+            f"at epoch {best.resource}, of {len(self.ledger.trials)} trials and {self.ledger.epochs} epochs."
+        )
         tracker.tags(tracker.run_id, {"hpo.best_trial": str(best.trial_id), "hpo.best_run": entry.run_id})
         tracker.flush()
 
@@ -194,7 +207,7 @@ class Bookkeeper:
         entry, record = self.ledger.trials[trial_id], self._optimizer.trials[trial_id]
         tags = {"hpo.epochs": str(entry.reported), "hpo.seconds": f"{entry.seconds:.3f}"}
         if record.best_value is not None:
-            tags |= {"hpo.best_value": repr(record.best_value), "hpo.best_epoch": str(record.best_resource)}
+            tags["hpo.best_epoch"] = str(record.best_resource)
         if entry.reason:
             tags["hpo.stop_reason"] = entry.reason
         self._tracker.tags(entry.run_id, tags)

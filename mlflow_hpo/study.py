@@ -210,10 +210,10 @@ class Study:
             return
         go_on, before = not self._stopping, self.best
         if self._books.ledger.trained(trial_id, epoch):
-            self._tracker.metrics(entry.run_id, event.metrics, step=epoch, time=event.time)
             if self.optimizer.report(trial_id, epoch, event.metrics[metric]) is Decision.STOP:
                 entry.reason = f"stopped by the scheduler at epoch {epoch}"
                 go_on = False
+            self._books.reported(trial_id, epoch, event.metrics, event.time)
         improved = self.best != before
         self._launcher.reply(trial_id, go_on=go_on, best=improved)
         if improved:
@@ -383,7 +383,7 @@ def _describe(train: Trainable, config: StudyConfig) -> dict[str, str]:
     if not isinstance(train, DescribedTraining):
         name = getattr(train, "__name__", type(train).__name__)
         return {"data": f"{getattr(train, '__module__', '')}.{name}".removeprefix("__main__.")}
-    train.check_params(config.space.names)
+    train.check_params(config.space)
     train.prepare()
     if config.metric.name not in train.metrics:
         raise ConfigError(
@@ -414,12 +414,12 @@ def _parent_run(config: StudyConfig, facts: Mapping[str, str]) -> dict[str, Any]
             "hpo.task": facts["data"],
             "hpo.metric": config.metric.name,
             "hpo.mode": config.metric.mode,
-            **{f"hpo.{name}": text for name, text in facts.items() if name != "data"},
         },
         "params": {f"hpo.{name}": as_param(value) for name, value in settings.items()},
         "artifacts": {
             "search.yaml": as_yaml(config.to_dict()),
             "space.json": json.dumps(config.space.to_dict(), indent=2),
+            "data.json": json.dumps(dict(facts), indent=2),
             "environment/packages.txt": packages(),
         },
     }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mlflow_hpo.errors import StudyError
+
+if TYPE_CHECKING:
+    from mlflow_hpo.space import SearchSpace
 
 
 class TrialStopped(BaseException):
@@ -144,8 +147,8 @@ class DescribedTraining(Protocol):
     def prepare(self) -> None:
         """Load and check what all trials need, before anything is launched. Raises ConfigError."""
 
-    def check_params(self, names: Iterable[str]) -> None:
-        """Raise ConfigError for a parameter that the training does not know."""
+    def check_params(self, space: SearchSpace) -> None:
+        """Raise ConfigError for a parameter or a value of it that the training does not know."""
 
     def describe(self) -> Mapping[str, str]:
         """Return facts about data and task for the parent run's tags; "data" holds the task's name."""

@@ -87,7 +87,8 @@ def best_line(study: StudySummary) -> str:
 def where_to_look(study: StudySummary) -> str:
     """Return how to open the study in the MLflow UI."""
     uri = public_uri(study.tracking_uri)
-    page = f"#/experiments/{study.experiment_id}/runs/{study.run_id}"
+    # without the type of workflow MLflow opens in its layout for language models
+    page = f"#/experiments/{study.experiment_id}/runs/{study.run_id}?workflowType=machine_learning"
     if uri.startswith(("http://", "https://")):
         return f"{uri.rstrip('/')}/{page}"
     return f"mlflow ui --backend-store-uri {uri}   then http://127.0.0.1:5000/{page}"

@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 from mlflow_hpo.errors import ConfigError, StudyError
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.connect import ask, connect
-from mlflow_hpo.tracking.summary import StudySummary, TrialSummary
+from mlflow_hpo.tracking.summary import StudySummary, TrialSummary, best_metric
 
 PAGE = 1_000  # runs a request
 
@@ -84,7 +84,6 @@ def _children(client: MlflowClient, parent: Run) -> Iterator[Run]:
 
 def _trial(run: Run, space: SearchSpace, metric: str) -> TrialSummary:
     tags = run.data.tags
-    best = tags.get("hpo.best_value")
     return TrialSummary(
         trial_id=int(tags["hpo.trial"]),
         run_id=run.info.run_id,
@@ -94,7 +93,7 @@ def _trial(run: Run, space: SearchSpace, metric: str) -> TrialSummary:
         rung=int(tags["hpo.rung"]),
         epochs=int(tags.get("hpo.epochs", 0)),
         value=run.data.metrics.get(metric),
-        best=None if best is None else float(best),
+        best=run.data.metrics.get(best_metric(metric)),
         best_epoch=int(tags.get("hpo.best_epoch", 0)),
         seconds=float(tags.get("hpo.seconds", 0)),
         reason=tags.get("hpo.stop_reason", ""),

@@ -8,6 +8,11 @@ from typing import Any
 SCHEMA = "1"  # version of the layout in MLflow, tag `hpo.schema`
 
 
+def best_metric(metric: str) -> str:
+    """Return the name under which the best value so far is logged, on the trial and on the parent run."""
+    return f"best_{metric}"
+
+
 @dataclass(frozen=True, slots=True)
 class TrialSummary:
     """One trial. `status` is MLflow's: RUNNING, SCHEDULED (paused), FINISHED, KILLED (stopped early) or

@@ -20,12 +20,12 @@ import yaml
 from mlflow.entities import Run
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking.context import registry as run_context
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from mlflow_hpo.errors import StudyError
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
 from mlflow_hpo.tracking.connect import ask, connect, impatient, public_uri, reach_artifacts
-from mlflow_hpo.tracking.summary import SCHEMA, StudySummary, TrialSummary
+from mlflow_hpo.tracking.summary import SCHEMA, StudySummary, TrialSummary, best_metric
 from mlflow_hpo.tracking.system_metrics import MachineMonitor
 from mlflow_hpo.tracking.writer import Writer
 
@@ -178,6 +178,10 @@ class Tracker:
         """Wait until everything is written. Raises StudyError if the store refuses it."""
         self._writer.flush()
 
+    def describe(self, text: str) -> None:
+        """Set what the MLflow UI shows as the parent run's description, in Markdown."""
+        self._writer.tags(self.run_id, {MLFLOW_RUN_NOTE: text})
+
     def finish(self, status: str) -> None:
         """Set the parent's final status."""
         self._writer.status(self.run_id, status)
@@ -257,7 +261,7 @@ def _row(trial: TrialSummary, metric: str) -> dict[str, Any]:
         "rung": trial.rung,
         "epochs": trial.epochs,
         metric: trial.value,
-        f"best_{metric}": trial.best,
+        best_metric(metric): trial.best,
         "best_epoch": trial.best_epoch,
         "seconds": round(trial.seconds, 3),
         "reason": trial.reason,

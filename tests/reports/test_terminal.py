@@ -71,7 +71,7 @@ def test_the_end_lists_the_best_first_and_what_was_saved():
     assert [line.split()[2] for line in lines[3:5]] == ["2", "4"]
     assert "lr=0.01235 optimizer=[bold]sgd" in lines[3]
     assert lines[5] == "saved: 17 epochs instead of 45 for full training of every trial: 62% saved"
-    assert lines[6] == "look:  http://host:5000/#/experiments/7/runs/abc"
+    assert lines[6] == "look:  http://host:5000/#/experiments/7/runs/abc?workflowType=machine_learning"
 
 
 @pytest.mark.parametrize(("mode", "order"), [("max", [2, 4, 1, 0]), ("min", [0, 1, 4, 2])])
@@ -126,4 +126,6 @@ def test_without_a_terminal_each_event_is_a_line():
 def test_in_a_terminal_the_view_is_drawn_in_place_and_gives_way_to_the_end():
     text = watch(LiveView, force_terminal=True)
     assert "calm-fox-1: tpe + asha" in text
-    assert text.rstrip().endswith("look:  http://host:5000/#/experiments/7/runs/abc")
+    assert text.rstrip().endswith(
+        "look:  http://host:5000/#/experiments/7/runs/abc?workflowType=machine_learning"
+    )
