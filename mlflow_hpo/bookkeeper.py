@@ -48,9 +48,7 @@ class Bookkeeper:
         return self.ledger.started(job, entry.run_id, entry.location, slot)
 
     def reported(self, trial_id: int, epoch: int, metrics: Mapping[str, float], time: float) -> None:
-        """Write the metrics of an epoch, and the trial's best so far if this is it: MLflow sorts by the
-        last.
-        """
+        """Write the metrics of an epoch, and beside them the trial's best value if this is it."""
         record = self._optimizer.trials[trial_id]
         if record.best_value is not None and record.best_resource == epoch:
             metrics = {**metrics, self.best_metric: record.best_value}

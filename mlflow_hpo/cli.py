@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,7 +136,7 @@ def bundled_study(config: str, flags: dict[str, Any]) -> tuple[Any, dict[str, An
 def reported(debug: bool) -> Iterator[None]:
     """Turn errors into one line on stderr and the exit code that belongs to them."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # its notes would tear the live view
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # its notes would tear the live view
     try:
         yield
     except KeyboardInterrupt:
