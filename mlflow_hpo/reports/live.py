@@ -6,13 +6,24 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from mlflow_hpo.reports.text import best_line, duration, ending, rungs, spent, states
+from mlflow_hpo.reports.text import (
+    best_line,
+    best_rows,
+    closing_of_end,
+    duration,
+    ending,
+    opening_of_end,
+    rungs,
+    spent,
+    states,
+)
 from mlflow_hpo.tracking.summary import StudySummary
 
 REDRAW = 0.5  # seconds between two looks at the study
@@ -76,13 +87,30 @@ class LiveView:
         if self._live is not None:
             self._live.stop()
             self._live = None
-        for line in ending(self._summary()):
-            self._console.print(Text(line), soft_wrap=True)
+        study = self._summary()
+        for line in opening_of_end(study):
+            self._console.print(Text(line))
+        if rows := best_rows(study):
+            self._console.print(best_table(study, rows))
+        for line in closing_of_end(study):
+            self._console.print(Text(line), soft_wrap=True)  # so that a link is copied whole
 
     def _draw(self) -> None:
         self._drawn = time.monotonic()
         if self._live is not None:
             self._live.update(render(self._summary(), list(self._events)), refresh=True)
+
+
+def best_table(study: StudySummary, rows: list[tuple[str, str, str, str, str]]) -> Table:
+    """Return the best trials as a table that folds long configurations."""
+    table = Table(
+        box=box.SIMPLE, title=f"best {len(rows)} by {study.metric} ({study.mode})", title_justify="left"
+    )
+    for name in (study.metric, "trial", "epoch", "state", "configuration"):
+        table.add_column(name, no_wrap=name != "configuration", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
 
 
 def render(study: StudySummary, events: list[str]) -> Panel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mlflow_hpo.tracking.connect import public_uri
-from mlflow_hpo.tracking.summary import StudySummary, TrialSummary
+from mlflow_hpo.tracking.summary import StudySummary
 
 STATES = {
     "RUNNING": "running",
@@ -94,25 +94,39 @@ def where_to_look(study: StudySummary) -> str:
     return f"mlflow ui --backend-store-uri {uri}   then http://127.0.0.1:5000/{page}"
 
 
+def opening_of_end(study: StudySummary) -> list[str]:
+    """Return the lines that tell how a study ended."""
+    lines = [f"study {study.name} ({study.run_id}) {study.status}: {states(study)}; {spent(study)}"]
+    return [*lines, f"ended because: {study.reason}"] if study.reason else lines
+
+
+def best_rows(study: StudySummary, top: int = 5) -> list[tuple[str, str, str, str, str]]:
+    """Return value, trial, epoch, state and configuration of the best trials."""
+    return [
+        (
+            f"{trial.best:.6g}",
+            f"trial {trial.trial_id}",
+            f"epoch {trial.best_epoch}",
+            STATES[trial.status],
+            configuration(trial.params),
+        )
+        for trial in study.ranked()[:top]
+    ]
+
+
+def closing_of_end(study: StudySummary) -> list[str]:
+    """Return the lines that tell what stopping early saved, and where to look."""
+    return [f"saved: {saved(study)}", f"look:  {where_to_look(study)}"]
+
+
 def ending(study: StudySummary, top: int = 5) -> list[str]:
     """Return the lines that end a study: state, best trials, savings, where to look."""
-    lines = [f"study {study.name} ({study.run_id}) {study.status}: {states(study)}; {spent(study)}"]
-    if study.reason:
-        lines.append(f"ended because: {study.reason}")
-    ranked = study.ranked()[:top]
-    if ranked:
-        lines.append(f"best {len(ranked)} by {study.metric} ({study.mode}):")
-        lines += [f"  {_line(trial)}" for trial in ranked]
-    lines.append(f"saved: {saved(study)}")
-    lines.append(f"look:  {where_to_look(study)}")
-    return lines
-
-
-def _line(trial: TrialSummary) -> str:
-    return (
-        f"{trial.best:.6g}  trial {trial.trial_id:>4}  epoch {trial.best_epoch:>3}  "
-        f"{STATES[trial.status]:<13}  {configuration(trial.params)}"
-    )
+    rows = best_rows(study, top)
+    lines = opening_of_end(study)
+    if rows:
+        lines.append(f"best {len(rows)} by {study.metric} ({study.mode}):")
+        lines += [f"  {a:<9} {b:<11} {c:<10} {d:<13}  {e}" for a, b, c, d, e in rows]
+    return lines + closing_of_end(study)
 
 
 def _of(name: str, used: float, limit: float | None, form: str) -> str:
