@@ -17,7 +17,7 @@ import pytest
 from processes import clean_environment, free_port, run_cli
 from stores import S3, SECRETS, Postgres, StartServer
 
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("bad-stores")]
+pytestmark = pytest.mark.servers
 
 PATIENCE = 30.0  # seconds that a user is made to wait on two busy cores; about 5 are Python's imports
 
