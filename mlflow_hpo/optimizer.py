@@ -152,6 +152,7 @@ class Optimizer:
         if self._searcher.space != space:
             raise ConfigError("searcher", "must be made for the same space")
         self._points = _valid_points(space, points)
+        self._given = len(self._points)
         self._sign = -1.0 if self.mode == "max" else 1.0
         self._jobs: dict[int, Job] = {}  # of the running trials
         self._told_to_stop: set[int] = set()
@@ -257,9 +258,17 @@ class Optimizer:
         return self._closed and not self._jobs and not self._scheduler.has_work
 
     @property
+    def searcher(self) -> Searcher:
+        """Who proposes; to be looked at only."""
+        return self._searcher
+
+    @property
     def expected_resource(self) -> float | None:
-        """About how many epochs the whole search takes; None where `trials` does not bound it."""
-        return None if self._bound is None else self._scheduler.expected_resource(self._bound)
+        """About how many epochs the whole search takes; None where nothing bounds the number of trials."""
+        size = self._searcher.size
+        bounds = [self._bound] if self._bound is not None else []
+        bounds += [self._given + size] if size is not None else []
+        return self._scheduler.expected_resource(min(bounds)) if bounds else None
 
     @property
     def best(self) -> BestTrial | None:

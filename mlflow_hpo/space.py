@@ -72,6 +72,15 @@ class Parameter(ABC):
             ConfigError: with an empty field; `value` is none of the parameter's values.
         """
 
+    @property
+    @abstractmethod
+    def size(self) -> int | None:
+        """How many values there are; None where they are continuous."""
+
+    @abstractmethod
+    def value(self, index: int) -> Any:
+        """Return the value at `index` in 0 .. `size` - 1, numbers in ascending order."""
+
     @abstractmethod
     def from_unit(self, unit: float) -> Any:
         """Return the value at `unit` in [0, 1]."""
@@ -147,11 +156,20 @@ class FloatParameter(Parameter):
             raise ConfigError("", f"must be {self.low!r} + k * {self.step!r}, got {shown(value)}")
         return nearest
 
+    @property
+    def size(self) -> int | None:
+        """How many values the grid has; None without `step`."""
+        return None if self.step is None else self._steps()[2]
+
+    def value(self, index: int) -> float:
+        """Return ``low + index * step``."""
+        low, step, _ = self._steps()
+        return float(low + index * step)
+
     def from_unit(self, unit: float) -> float:
         """Return the number at `unit`; rounding never leaves [low, high]."""
         if self.step is not None:
-            low, step, size = self._steps()
-            return float(low + _share(unit, size) * step)
+            return self.value(_share(unit, self._steps()[2]))
         if self.log:
             value = math.exp(math.log(self.low) * (1 - unit) + math.log(self.high) * unit)
         else:
@@ -206,6 +224,15 @@ class IntParameter(Parameter):
         step = 1 if self.step is None else self.step
         return step, (self.high - self.low) // step + 1
 
+    @property
+    def size(self) -> int:
+        """How many whole numbers there are."""
+        return self._grid()[1]
+
+    def value(self, index: int) -> int:
+        """Return ``low + index * step``."""
+        return self.low + index * self._grid()[0]
+
     def _log_range(self) -> tuple[float, float]:
         return math.log(self.low - 0.5), math.log(self.high + 0.5)
 
@@ -223,8 +250,7 @@ class IntParameter(Parameter):
         if self.log:
             low, high = self._log_range()
             return min(max(round(math.exp(low + unit * (high - low))), self.low), self.high)
-        step, size = self._grid()
-        return self.low + _share(unit, size) * step
+        return self.value(_share(unit, self.size))
 
     def to_unit(self, value: int) -> float:
         """Return the place of `value` on the (log) scale."""
@@ -287,6 +313,15 @@ class CategoricalParameter(Parameter):
         allowed = ", ".join(map(repr, self.choices))
         close = did_you_mean(value, (choice for choice in self.choices if isinstance(choice, str)))
         raise ConfigError("", f"must be one of {allowed:.200}, got {shown(value)}{close}")
+
+    @property
+    def size(self) -> int:
+        """How many choices there are."""
+        return len(self.choices)
+
+    def value(self, index: int) -> Choice:
+        """Return the choice at `index`."""
+        return self.choices[index]
 
     def from_unit(self, unit: float) -> Choice:
         """Return the choice that `unit` falls to."""

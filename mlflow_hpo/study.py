@@ -144,6 +144,8 @@ class Study:
                 self._launcher.start(self._train, self._tracker.services, Path(folder))
                 if self._listener is not None:
                     self._listener.started(self.summary)
+                if (size := self.optimizer.searcher.size) is not None:
+                    self._tell(f"{self.summary().searcher} of {size} configurations")
                 self._loop()
                 self._conclude(Path(folder))
             self._finish("KILLED" if self._interrupted else "FINISHED")

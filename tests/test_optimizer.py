@@ -13,12 +13,14 @@ from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.optimizer import BestTrial, Job, Optimizer, TrialState
 from mlflow_hpo.schedulers import Assignment, Decision, Scheduler
 from mlflow_hpo.schedulers.full import FullScheduler
-from mlflow_hpo.searchers import Searcher
+from mlflow_hpo.searchers import SEARCHERS, Searcher
 from mlflow_hpo.searchers.random import RandomSearcher
 from mlflow_hpo.searchers.tpe import TpeSearcher
 from mlflow_hpo.space import SearchSpace
 
 LINE = SearchSpace({"x": {"type": "float", "low": 0, "high": 1}})
+
+NAMES = ", ".join(["auto", *SEARCHERS.names])
 
 
 def optimizer(**changes):
@@ -293,10 +295,10 @@ def test_numpy_numbers_are_taken():
             "scheduler",
             "must be one of auto, full, successive_halving, asha, got 'ahsa'; did you mean 'asha'?",
         ),
-        ({"searcher": "tep"}, "searcher", "must be one of auto, random, tpe, got 'tep'; did you mean 'tpe'?"),
+        ({"searcher": "tep"}, "searcher", f"must be one of {NAMES}, got 'tep'; did you mean 'tpe'?"),
         ({"searcher": 5}, "searcher", "must be a name, a mapping with a name, or a Searcher, got 5"),
-        ({"searcher": {"gamma": 1}}, "searcher.name", "is missing; must be one of auto, random, tpe"),
-        ({"searcher": {"name": 5}}, "searcher.name", "must be one of auto, random, tpe, got 5"),
+        ({"searcher": {"gamma": 1}}, "searcher.name", f"is missing; must be one of {NAMES}"),
+        ({"searcher": {"name": 5}}, "searcher.name", f"must be one of {NAMES}, got 5"),
         (
             {"scheduler": {"name": "asha", "etha": 3}},
             "scheduler.etha",

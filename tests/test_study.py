@@ -389,3 +389,12 @@ def test_a_second_interrupt_quits_at_once(store, tmp_path, tests_folder, start_p
     os.kill(process.pid, signal.SIGINT)
     process.communicate(timeout=5)
     assert process.returncode == 130
+
+
+def test_says_how_large_a_grid_is(store, caplog):
+    with caplog.at_level("INFO", logger="mlflow_hpo.study"):
+        study = search(
+            trainings.quick, searcher={"name": "grid", "points": 2}, scheduler="full", max_resource=1
+        )
+    assert "grid of 6 configurations" in caplog.messages
+    assert len(study.optimizer.trials) == 6

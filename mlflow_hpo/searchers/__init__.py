@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlflow_hpo.registry import Registry
 from mlflow_hpo.searchers.base import Searcher
+from mlflow_hpo.searchers.grid import GridSearcher
 from mlflow_hpo.searchers.random import RandomSearcher
 from mlflow_hpo.searchers.tpe import TpeSearcher
 
@@ -11,7 +12,7 @@ SEARCHERS: Registry[Searcher] = Registry(
     "searcher",
     Searcher,  # type: ignore[type-abstract]
     "mlflow_hpo.searchers",
-    {"random": RandomSearcher, "tpe": TpeSearcher},
+    {"random": RandomSearcher, "grid": GridSearcher, "tpe": TpeSearcher},
 )
 
 __all__ = ["SEARCHERS", "Searcher"]

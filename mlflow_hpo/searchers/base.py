@@ -27,6 +27,11 @@ class Searcher(ABC):
         """Whether there is no configuration left to propose (only finite searchers ever say so)."""
         return False
 
+    @property
+    def size(self) -> int | None:
+        """How many configurations there are to propose; None without a bound."""
+        return None
+
     @abstractmethod
     def suggest(self, trial_id: int) -> Config:
         """Propose a configuration that `space` contains; the trial is pending until it completes or fails.

@@ -10,7 +10,8 @@ from conformance import Conformance
 from mlflow_hpo.schedulers import SCHEDULERS
 from mlflow_hpo.searchers import SEARCHERS
 
-MANY = {"random": 10_000, "tpe": 200}
+OPTIONS = {"grid": {"points": {"learning_rate": 6, "batch_size": 6, "beta": 6}}}  # 1,116 configurations
+MANY = {"random": 10_000, "grid": 1000, "tpe": 200}
 
 
 @pytest.mark.parametrize(
@@ -22,5 +23,6 @@ MANY = {"random": 10_000, "tpe": 200}
 class TestBuiltIn(Conformance):
     @pytest.fixture(autouse=True)
     def engine(self, request):
-        self.searcher, self.scheduler = request.param
-        self.many = MANY.get(self.searcher, 200)
+        searcher, self.scheduler = request.param
+        self.searcher = {"name": searcher, **OPTIONS.get(searcher, {})}
+        self.many = MANY.get(searcher, 200)
