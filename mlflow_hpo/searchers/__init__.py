@@ -6,13 +6,14 @@ from mlflow_hpo.registry import Registry
 from mlflow_hpo.searchers.base import Searcher
 from mlflow_hpo.searchers.grid import GridSearcher
 from mlflow_hpo.searchers.random import RandomSearcher
+from mlflow_hpo.searchers.sobol import SobolSearcher
 from mlflow_hpo.searchers.tpe import TpeSearcher
 
 SEARCHERS: Registry[Searcher] = Registry(
     "searcher",
     Searcher,  # type: ignore[type-abstract]
     "mlflow_hpo.searchers",
-    {"random": RandomSearcher, "grid": GridSearcher, "tpe": TpeSearcher},
+    {"random": RandomSearcher, "sobol": SobolSearcher, "grid": GridSearcher, "tpe": TpeSearcher},
 )
 
 __all__ = ["SEARCHERS", "Searcher"]
