@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import heapq
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow_hpo.checks import whole_number
-from mlflow_hpo.schedulers.base import Assignment, Decision, Scheduler
-from mlflow_hpo.schedulers.rungs import halving_resource, promotions, reduction_factor, rung_levels
+from mlflow_hpo.schedulers.brackets import BracketPlan, BracketScheduler
+from mlflow_hpo.schedulers.rungs import reduction_factor, rung_levels
 
 
-@dataclass(slots=True)
-class _Bracket:
-    """The present rung of one bracket."""
-
-    index: int
-    places: int
-    rung: int = 0
-    taken: int = 0
-    ended: list[tuple[float, int]] = field(default_factory=list)  # (loss, trial)
-    failed: int = 0
-
-
-class SuccessiveHalvingScheduler(Scheduler):
-    """Synchronous successive halving, one bracket after the other.
+class SuccessiveHalvingScheduler(BracketScheduler):
+    """Synchronous successive halving, one bracket after the other, all of them alike.
 
     A bracket trains `bracket_size` trials to the first rung. When all of them have ended, the best
-    ``floor(n / eta)`` (at least one) of those with a finite loss go on to the next rung and the others are
-    eliminated; and so on up to `max_resource`. Failed trials count as the worst of their rung. A rung without
-    any finite loss ends its bracket.
-
-    Nobody waits for a rung: once all places of a bracket are taken, idle workers begin the next bracket;
-    promotions of older brackets come first. When no new trial will start, the last bracket shrinks to the
-    trials it has.
-
-    A trial is compared by the last loss that it reported in the job that ended at the rung, normally the one
-    at the rung's epoch; ``+inf`` if there is none.
+    ``floor(n / eta)`` (at least one) go on to the next rung and the others are eliminated; and so on up to
+    `max_resource`. `BracketScheduler` tells the rest.
 
     Args:
         min_resource, max_resource: epochs of the first and of the last rung; the rungs between are
@@ -54,92 +32,9 @@ class SuccessiveHalvingScheduler(Scheduler):
     def __init__(
         self, min_resource: int, max_resource: int, *, eta: Any = 3, bracket_size: Any = None
     ) -> None:
-        self.min_resource = min_resource
-        self.max_resource = max_resource
-        self.eta = reduction_factor(eta)
-        self.levels = rung_levels(min_resource, max_resource, self.eta)
+        eta = reduction_factor(eta)
+        levels = rung_levels(min_resource, max_resource, eta)
         if bracket_size is None:
-            bracket_size = math.ceil(self.eta ** (len(self.levels) - 1))
+            bracket_size = math.ceil(eta ** (len(levels) - 1))
         self.bracket_size = whole_number("bracket_size", bracket_size, at_least=1)
-        self.eliminated = []
-        self._open: _Bracket | None = None  # the one that has places left in its first rung
-        self._brackets = 0
-        self._running: dict[int, _Bracket] = {}
-        self._loss: dict[int, float] = {}  # last loss of each running job
-        self._promoted: list[tuple[int, int, int, _Bracket]] = []  # heap: bracket, rank, trial
-
-    def next(self, new_trial_id: int | None) -> Assignment | None:
-        """Hand out a promotion of the oldest bracket that has one, else the new trial."""
-        if self._promoted:
-            _, _, trial_id, bracket = heapq.heappop(self._promoted)
-            return self._start(trial_id, bracket)
-        if new_trial_id is None:
-            return None
-        if self._open is None:
-            self._open = _Bracket(self._brackets, self.bracket_size)
-            self._brackets += 1
-        bracket = self._open
-        bracket.taken += 1
-        if bracket.taken == bracket.places:
-            self._open = None
-        return self._start(new_trial_id, bracket)
-
-    def _start(self, trial_id: int, bracket: _Bracket) -> Assignment:
-        self._running[trial_id] = bracket
-        self._loss[trial_id] = math.inf
-        rung = bracket.rung
-        return Assignment(
-            trial_id, self.levels[rung - 1] if rung else 0, self.levels[rung], bracket.index, rung
-        )
-
-    def report(self, trial_id: int, resource: int, loss: float) -> Decision:
-        """Remember the loss."""
-        self._loss[trial_id] = loss
-        return Decision.CONTINUE
-
-    def complete(self, trial_id: int) -> None:
-        """Take the trial's place in its rung as ended."""
-        bracket = self._running.pop(trial_id)
-        bracket.ended.append((self._loss.pop(trial_id), trial_id))
-        self._promote(bracket)
-
-    def fail(self, trial_id: int) -> None:
-        """Take the trial's place in its rung as ended, without a loss."""
-        bracket = self._running.pop(trial_id)
-        del self._loss[trial_id]
-        bracket.failed += 1
-        self._promote(bracket)
-
-    def close(self) -> None:
-        """Shrink the last bracket to the trials it has."""
-        if self._open is not None:
-            self._open.places = self._open.taken
-            self._promote(self._open)
-            self._open = None
-
-    def _promote(self, bracket: _Bracket) -> None:
-        """Decide the present rung of `bracket` if all of it has ended."""
-        entrants = len(bracket.ended) + bracket.failed
-        last = bracket.rung == len(self.levels) - 1
-        if entrants < bracket.places or last:
-            return
-        ranked = sorted(bracket.ended)
-        finite = sum(loss < math.inf for loss, _ in ranked)
-        best = min(max(1, promotions(entrants, self.eta)), finite)
-        for rank, (_, trial_id) in enumerate(ranked):
-            if rank < best:
-                heapq.heappush(self._promoted, (bracket.index, rank, trial_id, bracket))
-            else:
-                self.eliminated.append(trial_id)
-        bracket.rung += 1
-        bracket.places = best
-        bracket.ended, bracket.failed = [], 0
-
-    @property
-    def has_work(self) -> bool:
-        """Whether a promoted trial waits to be handed out."""
-        return bool(self._promoted)
-
-    def expected_resource(self, trials: int) -> float:
-        """Return about how many epochs `trials` trials take in all."""
-        return halving_resource(self.levels, self.eta, trials)
+        super().__init__(min_resource, max_resource, eta, [BracketPlan(levels, self.bracket_size)])
