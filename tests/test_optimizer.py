@@ -11,7 +11,7 @@ from conformance import SPACE, drive
 
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.optimizer import BestTrial, Job, Optimizer, TrialState
-from mlflow_hpo.schedulers import Assignment, Decision, Scheduler
+from mlflow_hpo.schedulers import SCHEDULERS, Assignment, Decision, Scheduler
 from mlflow_hpo.schedulers.full import FullScheduler
 from mlflow_hpo.searchers import SEARCHERS, Searcher
 from mlflow_hpo.searchers.random import RandomSearcher
@@ -21,6 +21,7 @@ from mlflow_hpo.space import SearchSpace
 LINE = SearchSpace({"x": {"type": "float", "low": 0, "high": 1}})
 
 NAMES = ", ".join(["auto", *SEARCHERS.names])
+SCHEDULER_NAMES = ", ".join(["auto", *SCHEDULERS.names])
 
 
 def optimizer(**changes):
@@ -293,7 +294,7 @@ def test_numpy_numbers_are_taken():
         (
             {"scheduler": "ahsa"},
             "scheduler",
-            "must be one of auto, full, successive_halving, asha, got 'ahsa'; did you mean 'asha'?",
+            f"must be one of {SCHEDULER_NAMES}, got 'ahsa'; did you mean 'asha'?",
         ),
         ({"searcher": "tep"}, "searcher", f"must be one of {NAMES}, got 'tep'; did you mean 'tpe'?"),
         ({"searcher": 5}, "searcher", "must be a name, a mapping with a name, or a Searcher, got 5"),
@@ -391,8 +392,7 @@ def test_other_packages_bring_schedulers():
         ("wrong", "'wrong' (other_package:wrong) must be a class derived from Scheduler"),
         (
             "halfs",
-            "must be one of auto, full, successive_halving, asha, broken, halves, wrong, got 'halfs'; "
-            "did you mean 'halves'?",
+            f"must be one of {SCHEDULER_NAMES}, broken, halves, wrong, got 'halfs'; did you mean 'halves'?",
         ),
     ],
 )
