@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class WorkerServices:
-    """What workers need of the tracking room; pickled to them, holds no credentials."""
+    """What workers need of the tracking room; it goes to them through a pipe and is written nowhere."""
 
     def __init__(self, tracking_uri: str) -> None:
         self._tracking_uri = tracking_uri
