@@ -11,7 +11,7 @@ from mlflow_hpo.schedulers import SCHEDULERS
 from mlflow_hpo.searchers import SEARCHERS
 
 OPTIONS = {"grid": {"points": {"learning_rate": 6, "batch_size": 6, "beta": 6}}}  # 1,116 configurations
-MANY = {"random": 10_000, "sobol": 2000, "grid": 1000, "tpe": 200}
+MANY = {"random": 10_000, "sobol": 2000, "grid": 1000, "tpe": 200, "optuna": 100}
 
 
 @pytest.mark.parametrize(
