@@ -303,11 +303,11 @@ def test_numpy_numbers_are_taken():
         (
             {"scheduler": {"name": "asha", "etha": 3}},
             "scheduler.etha",
-            "is no option of asha; must be one of eta; did you mean 'eta'?",
+            "is no option of asha; must be one of eta, brackets; did you mean 'eta'?",
         ),
         ({"scheduler": {"name": "full", "eta": 3}}, "scheduler.eta", "is no option of full; there are none"),
         ({"scheduler": {"name": "asha", "min_resource": 3}}, "scheduler.min_resource",
-         "is no option of asha; must be one of eta"),
+         "is no option of asha; must be one of eta, brackets"),
         ({"scheduler": {"name": "asha", "eta": 1}}, "scheduler.eta",
          "must be a finite number above 1, got 1"),
         ({"searcher": {"name": "tpe", "n_startup": -1}}, "searcher.n_startup",

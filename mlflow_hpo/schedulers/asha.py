@@ -8,7 +8,8 @@ from bisect import bisect_left, insort
 from typing import Any
 
 from mlflow_hpo.schedulers.base import Assignment, Decision, Scheduler
-from mlflow_hpo.schedulers.rungs import halving_resource, promotions, reduction_factor, rung_levels
+from mlflow_hpo.schedulers.rungs import promotions, reduction_factor, rung_levels
+from mlflow_hpo.schedulers.shares import BracketShares
 
 
 class _Rung:
@@ -34,11 +35,16 @@ class AshaScheduler(Scheduler):
 
     Whenever a worker is free, the rungs are searched from the top down for a trial that is among the best
     ``floor(n / eta)`` of the `n` trials that ended there so far and has not been promoted; if there is none,
-    a new trial starts at the first rung. Failed trials and infinite losses count towards `n` and are never
-    promoted.
+    a new trial starts. Failed trials and infinite losses count towards `n` and are never promoted.
 
-    Paused trials may be promoted as long as others run, so they are eliminated together when no new trial
-    will start, none runs and none can be promoted. Fewer than `eta` trials thus end at the first rung.
+    With more than one bracket this is asynchronous Hyperband: bracket `b` begins at the rung `b` and compares
+    its own trials only, and new trials are dealt out as `BracketShares` tells. Of rungs at the same epoch the
+    lower bracket is searched first.
+
+    Paused trials may be promoted as long as others run. When no new trial will start, none runs and none can
+    be promoted, the best of the highest rung goes on all the same, unless a trial went to `max_resource`
+    before: a search ends with one fully trained trial, as synchronous halving does, however few trials it
+    has. (The paper searches without end and has no such rule.) Then all that wait are eliminated together.
 
     A trial is compared by the last loss that it reported in the job that ended at the rung, normally the one
     at the rung's epoch; ``+inf`` if there is none.
@@ -48,59 +54,76 @@ class AshaScheduler(Scheduler):
             ``min_resource * eta**k``. If ``max_resource / min_resource`` is no power of `eta`, the last step
             is shorter.
         eta: reduction factor, above 1.
+        brackets: how many brackets, at most as many as there are rungs.
 
     Source: Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020, Algorithm 2.
     """
 
-    def __init__(self, min_resource: int, max_resource: int, *, eta: Any = 3) -> None:
+    def __init__(self, min_resource: int, max_resource: int, *, eta: Any = 3, brackets: Any = 1) -> None:
         self.min_resource = min_resource
         self.max_resource = max_resource
         self.eta = reduction_factor(eta)
         self.levels = rung_levels(min_resource, max_resource, self.eta)
         self.eliminated = []
-        self._rungs = [_Rung() for _ in self.levels[:-1]]  # nothing is compared at the last
-        self._running: dict[int, tuple[int, float]] = {}  # trial -> its rung, the last loss of its job
+        self._shares = BracketShares(brackets, len(self.levels), self.eta)
+        # rungs by bracket and level; nothing is compared at the last level
+        self._rungs = {
+            (bracket, level): _Rung()
+            for level in reversed(range(len(self.levels) - 1))
+            for bracket in range(min(level + 1, self._shares.brackets))
+        }
+        self._running: dict[int, tuple[int, int, float]] = {}  # trial -> its bracket, level, last loss
         self._paused: dict[int, None] = {}  # a set that keeps its order
         self._closed = False
+        self._reached_the_end = False  # whether a trial was handed out up to max_resource
 
     def next(self, new_trial_id: int | None) -> Assignment | None:
         """Hand out a promotion from the highest rung that has one, else the new trial."""
-        rung = self._promotable_rung()
-        if rung is not None:
-            _, trial_id = heapq.heappop(self._rungs[rung].waiting)
+        place = self._promotable()
+        if place is not None:
+            bracket, level = place
+            _, trial_id = heapq.heappop(self._rungs[place].waiting)
             del self._paused[trial_id]
-            return self._start(trial_id, rung + 1)
-        return None if new_trial_id is None else self._start(new_trial_id, 0)
+            return self._start(trial_id, bracket, level + 1)
+        if new_trial_id is None:
+            return None
+        bracket = self._shares.next()
+        return self._start(new_trial_id, bracket, bracket)
 
-    def _promotable_rung(self) -> int | None:
-        for rung in reversed(range(len(self._rungs))):
-            if self._rungs[rung].promotable(self.eta):
-                return rung
+    def _promotable(self) -> tuple[int, int] | None:
+        """Return the bracket and level of the rung to promote from, if there is one."""
+        for place, rung in self._rungs.items():
+            if rung.promotable(self.eta):
+                return place
+        if self._closed and not self._running and not self._reached_the_end:
+            return next((place for place, rung in self._rungs.items() if rung.waiting), None)
         return None
 
-    def _start(self, trial_id: int, rung: int) -> Assignment:
-        self._running[trial_id] = (rung, math.inf)
-        return Assignment(trial_id, self.levels[rung - 1] if rung else 0, self.levels[rung], 0, rung)
+    def _start(self, trial_id: int, bracket: int, level: int) -> Assignment:
+        self._running[trial_id] = (bracket, level, math.inf)
+        self._reached_the_end |= level == len(self.levels) - 1
+        start = self.levels[level - 1] if level > bracket else 0
+        return Assignment(trial_id, start, self.levels[level], bracket, level - bracket)
 
     def report(self, trial_id: int, resource: int, loss: float) -> Decision:
         """Remember the loss."""
-        rung, _ = self._running[trial_id]
-        self._running[trial_id] = (rung, loss)
+        bracket, level, _ = self._running[trial_id]
+        self._running[trial_id] = (bracket, level, loss)
         return Decision.CONTINUE
 
     def complete(self, trial_id: int) -> None:
         """Rank the trial at its rung; it waits for its promotion."""
-        rung, loss = self._running.pop(trial_id)
-        if rung < len(self._rungs):
-            self._rungs[rung].add(loss, trial_id)
+        bracket, level, loss = self._running.pop(trial_id)
+        if (bracket, level) in self._rungs:
+            self._rungs[bracket, level].add(loss, trial_id)
             self._paused[trial_id] = None
         self._eliminate()
 
     def fail(self, trial_id: int) -> None:
         """Count the trial at its rung."""
-        rung, _ = self._running.pop(trial_id)
-        if rung < len(self._rungs):
-            self._rungs[rung].add(math.inf, trial_id)
+        bracket, level, _ = self._running.pop(trial_id)
+        if (bracket, level) in self._rungs:
+            self._rungs[bracket, level].add(math.inf, trial_id)
         self._eliminate()
 
     def close(self) -> None:
@@ -117,8 +140,8 @@ class AshaScheduler(Scheduler):
     @property
     def has_work(self) -> bool:
         """Whether a trial can be promoted now."""
-        return self._promotable_rung() is not None
+        return self._promotable() is not None
 
     def expected_resource(self, trials: int) -> float:
         """Return about how many epochs `trials` trials take in all."""
-        return halving_resource(self.levels, self.eta, trials)
+        return self._shares.resource(self.levels, trials)

@@ -38,7 +38,7 @@ def promotions(entrants: int, eta: float) -> int:
     return int(entrants // eta)
 
 
-def halving_resource(levels: Sequence[int], eta: float, trials: int) -> float:
+def halving_resource(levels: Sequence[int], eta: float, trials: float) -> float:
     """Return the epochs that `trials` trials take if one in `eta` goes on at each of `levels`.
 
     >>> halving_resource((1, 3, 9, 27), 3, 27)
