@@ -1,0 +1,95 @@
+"""The searches that are compared, ours and the peers', each behind `simulator.Method`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from simulator import Method
+
+from mlflow_hpo import SearchSpace
+
+MIN_EPOCHS = 2  # the first rung of every multi-fidelity search, ours and the peers': epoch 1 tells too little
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How a search is made.
+
+    Attributes:
+        module: the adapter beside this file; it is imported only when needed, as peers need their packages.
+        package: the distribution whose version decides what is measured; None for what stands here.
+        options: of the adapter's `make`.
+    """
+
+    module: str
+    package: str | None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def make(self, space: SearchSpace, seed: int, max_epochs: int) -> Method:
+        """Return a new search; raises `ImportError` where the peer is not installed."""
+        make: Callable[..., Method] = import_module(f"methods.{self.module}").make
+        return make(space, seed, max_epochs, **self.options)
+
+    @property
+    def version(self) -> str | None:
+        """What traces of this search are filed under; None where the peer is not installed."""
+        if self.module == "ours":
+            return _fingerprint()
+        if self.package is None:
+            return "1"
+        try:
+            return version(self.package)
+        except PackageNotFoundError:
+            return None
+
+
+METHODS = {
+    "random": Entry("random", None),
+    "hyperopt": Entry("hyperopt", "hyperopt"),
+    "optuna-tpe": Entry("optuna", "optuna", {"sampler": "tpe"}),
+    "optuna-tpe-hyperband": Entry("optuna", "optuna", {"sampler": "tpe", "pruner": "hyperband"}),
+    "optuna-tpe-halving": Entry("optuna", "optuna", {"sampler": "tpe", "pruner": "halving"}),
+    "optuna-gp": Entry("optuna", "optuna", {"sampler": "gp"}),
+    "syne-asha": Entry("syne_tune", "syne-tune", {"name": "ASHA"}),
+    "syne-bohb": Entry("syne_tune", "syne-tune", {"name": "BOHB"}),
+    "syne-mobster": Entry("syne_tune", "syne-tune", {"name": "MOBSTER"}),
+    "syne-hypertune": Entry("syne_tune", "syne-tune", {"name": "HyperTune"}),
+    "syne-cqr": Entry("syne_tune", "syne-tune", {"name": "CQR"}),
+    "smac-mf": Entry("smac", "smac"),
+    "ray-asha": Entry("ray", "ray"),
+}
+
+
+def method(name: str) -> Entry:
+    """Return the search of a name: one of `METHODS`, or ``searcher+scheduler[@epochs]`` of this package.
+
+    ``tpe+asha`` is the searcher tpe with the scheduler asha from `MIN_EPOCHS` on, ``tpe+asha@6`` from 6 on.
+
+    Raises:
+        KeyError: there is none.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    searcher, plus, rest = name.partition("+")
+    if not plus:
+        raise KeyError(f"{name!r} is none of {', '.join(METHODS)}, nor of the form searcher+scheduler")
+    scheduler, _, epochs = rest.partition("@")
+    options = {"searcher": searcher, "scheduler": scheduler, "min_epochs": int(epochs or MIN_EPOCHS)}
+    return Entry("ours", None, options)
+
+
+def _fingerprint() -> str:
+    """Return a digest of the engine's sources, as its version says too little while it is worked on."""
+    import mlflow_hpo
+
+    root = Path(mlflow_hpo.__file__).parent
+    sources = [root / "space.py", root / "optimizer.py"]
+    sources += sorted((root / "searchers").glob("*.py")) + sorted((root / "schedulers").glob("*.py"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    return f"{version('mlflow-hpo')}-{digest[:8]}"
