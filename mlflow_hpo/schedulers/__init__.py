@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from mlflow_hpo.registry import Registry
 from mlflow_hpo.schedulers.asha import AshaScheduler
+from mlflow_hpo.schedulers.asha_stopping import AshaStoppingScheduler
 from mlflow_hpo.schedulers.base import Assignment, Decision, Scheduler
 from mlflow_hpo.schedulers.full import FullScheduler
 from mlflow_hpo.schedulers.hyperband import HyperbandScheduler
+from mlflow_hpo.schedulers.median import MedianScheduler
 from mlflow_hpo.schedulers.successive_halving import SuccessiveHalvingScheduler
 
 SCHEDULERS: Registry[Scheduler] = Registry(
@@ -18,6 +20,8 @@ SCHEDULERS: Registry[Scheduler] = Registry(
         "successive_halving": SuccessiveHalvingScheduler,
         "hyperband": HyperbandScheduler,
         "asha": AshaScheduler,
+        "asha_stopping": AshaStoppingScheduler,
+        "median": MedianScheduler,
     },
 )
 

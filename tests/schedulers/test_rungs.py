@@ -42,7 +42,7 @@ def test_promotions_are_the_floor():
     assert promotions(5, 2.5) == 2
 
 
-@pytest.mark.parametrize("name", ["successive_halving", "hyperband", "asha"])
+@pytest.mark.parametrize("name", ["successive_halving", "hyperband", "asha", "asha_stopping"])
 @pytest.mark.parametrize("eta", [1, 0.5, True, "3", math.nan, math.inf, None])
 def test_a_wrong_eta_is_refused(name, eta):
     with pytest.raises(ConfigError, match=r"scheduler\.eta: must be a finite number above 1, got"):
