@@ -53,14 +53,24 @@ def whole_number(field: str, value: Any, *, at_least: int | None = None) -> int:
 
 
 def finite_number(
-    field: str, value: Any, *, above: float | None = None, at_most: float | None = None
+    field: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
 ) -> float:
     """Return `value` as a float, else raise `ConfigError`; NaN, infinities and booleans are refused."""
     if is_finite(value):
         number = float(value)
-        if (above is None or number > above) and (at_most is None or number <= at_most):
+        if (
+            (above is None or number > above)
+            and (at_least is None or number >= at_least)
+            and (at_most is None or number <= at_most)
+        ):
             return number
     bounds = [f"above {above:g}"] if above is not None else []
+    bounds += [f"of {at_least:g} or more"] if at_least is not None else []
     bounds += [f"at most {at_most:g}"] if at_most is not None else []
     limits = f" {' and '.join(bounds)}" if bounds else ""
     raise ConfigError(field, f"must be a finite number{limits}, got {shown(value)}{_yaml_hint(value)}")

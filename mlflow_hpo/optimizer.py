@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from mlflow_hpo.checks import one_of, shown, whole_number
+from mlflow_hpo.checks import finite_number, one_of, shown, whole_number
 from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.registry import check_options
 from mlflow_hpo.schedulers import SCHEDULERS, Decision, Scheduler
+from mlflow_hpo.schedulers.early_stopping import EarlyStopping
 from mlflow_hpo.searchers import SEARCHERS, Searcher
 from mlflow_hpo.space import Config, SearchSpace
 
@@ -93,6 +95,9 @@ class Optimizer:
         trials: at most that many configurations; None for no bound.
         seed: 0 or more.
         points: configurations to try first.
+        early_stopping: the options of `EarlyStopping`: trials stop by their own curves, too.
+        goal: the search is over once a finite value is at least as good: nothing more is handed out, every
+            report of a running trial is answered by `Decision.STOP`, and paused trials are eliminated.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -122,6 +127,8 @@ class Optimizer:
         trials: int | None = None,
         seed: int = 0,
         points: Sequence[Mapping[str, Any]] | None = None,
+        early_stopping: Mapping[str, Any] | None = None,
+        goal: float | None = None,
     ) -> None:
         if not isinstance(space, SearchSpace):
             raise ConfigError("space", f"must be a SearchSpace, got {shown(space)}")
@@ -148,21 +155,27 @@ class Optimizer:
                 f"must be made for resources {self.min_resource} .. {self.max_resource}, "
                 f"got one for {made_for[0]} .. {made_for[1]}",
             )
+        if early_stopping is not None:
+            self._scheduler = _with_early_stopping(self._scheduler, early_stopping)
         self._searcher = SEARCHERS.create(searcher, space, seed, self._scheduler.levels, auto="tpe")
         if self._searcher.space != space:
             raise ConfigError("searcher", "must be made for the same space")
         self._points = _valid_points(space, points)
         self._given = len(self._points)
         self._sign = -1.0 if self.mode == "max" else 1.0
+        self._goal_loss = -math.inf if goal is None else self._sign * finite_number("goal", goal)
         self._jobs: dict[int, Job] = {}  # of the running trials
         self._told_to_stop: set[int] = set()
         self._records: dict[int, TrialRecord] = {}
         self._best: BestTrial | None = None
-        self._eliminations = 0  # how many of `eliminated` the records show
+        self._eliminated: list[int] = []
+        self._seen = 0  # how many of the scheduler's eliminations are among them
         self._closed = False
 
     def ask(self) -> Job | None:
         """Return the next job, or None: nothing to hand out until a running job ends, or `finished`."""
+        if self.goal_reached:
+            return None
         new_trial_id = len(self._records) if self._may_start() else None
         assignment = self._scheduler.next(new_trial_id)
         if assignment is None:
@@ -217,6 +230,10 @@ class Optimizer:
             self._best = BestTrial(trial_id, dict(record.config), resource, value)
         self._searcher.report(trial_id, resource, loss)
         decision = self._scheduler.report(trial_id, resource, loss)
+        if self.goal_reached:
+            self._give_up_paused_trials()
+            if resource < self.max_resource:
+                decision = Decision.STOP
         if decision is Decision.STOP:
             self._told_to_stop.add(trial_id)
         return decision
@@ -236,6 +253,9 @@ class Optimizer:
         del self._jobs[trial_id]
         self._update(trial_id, state=state)
         self._searcher.complete(trial_id)
+        if self.goal_reached:
+            self._give_up_paused_trials()
+            return
         self._scheduler.complete(trial_id)
         self._show_eliminations()
 
@@ -249,13 +269,20 @@ class Optimizer:
         self._told_to_stop.discard(trial_id)
         self._update(trial_id, state=TrialState.FAILED, reason=reason)
         self._searcher.fail(trial_id)
-        self._scheduler.fail(trial_id)
-        self._show_eliminations()
+        if not self.goal_reached:
+            self._scheduler.fail(trial_id)
+            self._show_eliminations()
 
     @property
     def finished(self) -> bool:
         """Whether no job runs and none will ever be handed out again."""
-        return self._closed and not self._jobs and not self._scheduler.has_work
+        over = self.goal_reached or (self._closed and not self._scheduler.has_work)
+        return over and not self._jobs
+
+    @property
+    def goal_reached(self) -> bool:
+        """Whether any trial reported a finite value that is at least as good as `goal`."""
+        return self._best is not None and self._sign * self._best.value <= self._goal_loss
 
     @property
     def searcher(self) -> Searcher:
@@ -291,7 +318,7 @@ class Optimizer:
     @property
     def eliminated(self) -> Sequence[int]:
         """Ids of the paused trials that will never go on, in the order of decision; only ever grows."""
-        return self._scheduler.eliminated
+        return self._eliminated
 
     def _may_start(self) -> bool:
         """Whether a new trial may start; tells the scheduler once none ever will."""
@@ -320,10 +347,28 @@ class Optimizer:
         self._records[trial_id] = replace(self._records[trial_id], **changes)
 
     def _show_eliminations(self) -> None:
-        eliminated = self._scheduler.eliminated
-        while self._eliminations < len(eliminated):
-            self._update(eliminated[self._eliminations], state=TrialState.STOPPED)
-            self._eliminations += 1
+        for trial_id in self._scheduler.eliminated[self._seen :]:
+            self._eliminate(trial_id)
+            self._seen += 1
+
+    def _give_up_paused_trials(self) -> None:
+        for trial_id, record in self._records.items():
+            if record.state is TrialState.PAUSED:
+                self._eliminate(trial_id)
+
+    def _eliminate(self, trial_id: int) -> None:
+        self._update(trial_id, state=TrialState.STOPPED)
+        self._eliminated.append(trial_id)
+
+
+def _with_early_stopping(scheduler: Scheduler, options: Any) -> Scheduler:
+    if not isinstance(options, Mapping):
+        raise ConfigError("early_stopping", f"must be a mapping of options, got {shown(options)}")
+    try:
+        check_options("early_stopping", EarlyStopping, options)
+        return EarlyStopping(scheduler, **options)
+    except ConfigError as error:
+        raise error.under("early_stopping") from None
 
 
 def _valid_points(space: SearchSpace, points: Any) -> deque[Config]:

@@ -95,13 +95,14 @@ class Registry(Generic[T]):
         made = self.get(name)
         options = {key: value for key, value in spec.items() if key != "name"}
         try:
-            _check_options(name, made, options)
+            check_options(name, made, options)
             return made(*args, **options)
         except ConfigError as error:
             raise error.under(self._field) from None
 
 
-def _check_options(name: str, made: type[Any], options: Mapping[str, Any]) -> None:
+def check_options(name: str, made: type[Any], options: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for the first of `options` that the constructor of `made` does not take."""
     parameters = inspect.signature(made).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return

@@ -286,6 +286,20 @@ def test_numpy_numbers_are_taken():
         ({"trials": True}, "trials", "must be a whole number of 1 or more, got True"),
         ({"seed": -1}, "seed", "must be a whole number of 0 or more, got -1"),
         ({"seed": None}, "seed", "must be a whole number of 0 or more, got None"),
+        ({"goal": math.nan}, "goal", "must be a finite number, got nan"),
+        ({"goal": "0.9"}, "goal", "must be a finite number, got '0.9'"),
+        ({"early_stopping": 5}, "early_stopping", "must be a mapping of options, got 5"),
+        ({"early_stopping": {}}, "early_stopping", "must set patience or divergence"),
+        ({"early_stopping": {"min_delta": 1}}, "early_stopping", "must set patience or divergence"),
+        ({"early_stopping": {"patients": 1}}, "early_stopping.patients",
+         "is no option of early_stopping; must be one of patience, min_delta, divergence; "
+         "did you mean 'patience'?"),
+        ({"early_stopping": {"patience": 0}}, "early_stopping.patience",
+         "must be a whole number of 1 or more, got 0"),
+        ({"early_stopping": {"patience": 1, "min_delta": -1}}, "early_stopping.min_delta",
+         "must be a finite number of 0 or more, got -1"),
+        ({"early_stopping": {"divergence": 1}}, "early_stopping.divergence",
+         "must be a finite number above 1, got 1"),
         ({"points": {"x": 1}}, "points", "must be a list of configurations, got {'x': 1}"),
         ({"points": [{"x": 1}, 5]}, "points[1]", "must map parameters to values, got 5"),
         ({"points": [{"x": 1}, {"x": 2}]}, "points[1].x", "must be within [0.0, 1.0], got 2"),
@@ -417,3 +431,57 @@ def test_the_expected_resource_is_that_of_the_scheduler(scheduler, trials, expec
     space = SearchSpace({"x": {"type": "float", "low": 0, "high": 1}})
     optimizer = Optimizer(space, scheduler=scheduler, max_resource=27, trials=trials)
     assert optimizer.expected_resource == expected
+
+
+@pytest.mark.parametrize(("mode", "values"), [("max", (0.5, 0.9)), ("min", (0.5, 0.1))])
+def test_once_the_goal_is_reached_nothing_goes_on(mode, values):
+    engine = optimizer(mode=mode, scheduler="asha", goal=values[1])
+    for _ in range(4):
+        engine.ask()
+    engine.report(0, 1, values[0])
+    engine.complete(0)
+    assert engine.report(1, 1, math.inf) is Decision.CONTINUE
+    engine.complete(1)
+    assert not engine.goal_reached
+    assert engine.report(2, 1, values[1]) is Decision.STOP, "equal is reached"
+    assert engine.goal_reached
+    assert engine.eliminated == [0, 1]
+    assert engine.ask() is None
+    assert not engine.finished
+    engine.complete(2)
+    engine.fail(3, "crashed")
+    assert engine.finished
+    assert [engine.state(trial).name for trial in range(4)] == ["STOPPED", "STOPPED", "STOPPED", "FAILED"]
+
+
+def test_a_running_job_that_ends_without_a_word_after_the_goal_is_stopped():
+    engine = optimizer(scheduler="asha", goal=0.0)
+    for _ in range(2):
+        engine.ask()
+    engine.report(0, 1, -1.0)
+    engine.complete(1)
+    engine.complete(0)
+    assert engine.finished
+    assert engine.eliminated == [1]
+    assert {record.state for record in engine.trials.values()} == {TrialState.STOPPED}
+
+
+def test_a_goal_reached_at_the_last_epoch_leaves_the_trial_fully_trained():
+    engine = optimizer(scheduler="full", goal=0.0)
+    engine.ask()
+    assert engine.report(0, 9, 0.0) is Decision.CONTINUE
+    engine.complete(0)
+    assert engine.finished
+    assert engine.state(0) is TrialState.FINISHED
+
+
+def test_a_trial_stopped_early_is_neither_promoted_nor_waited_for():
+    engine = optimizer(scheduler="successive_halving", trials=2, early_stopping={"divergence": 2})
+    jobs = [engine.ask(), engine.ask()]
+    assert engine.report(0, 1, math.nan) is Decision.STOP
+    engine.complete(0)
+    engine.report(1, 1, 1.0)
+    engine.complete(1)
+    assert engine.ask().trial_id == jobs[1].trial_id == 1
+    assert engine.state(0) is TrialState.STOPPED
+    assert engine.eliminated == []

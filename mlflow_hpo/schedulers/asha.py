@@ -19,8 +19,13 @@ class _Rung:
         self.losses: list[tuple[float, int]] = []  # (loss, trial) of all, ascending
         self.waiting: list[tuple[float, int]] = []  # heap of those with a finite loss, not promoted so far
 
-    def add(self, loss: float, trial_id: int) -> None:
+    def count(self, loss: float, trial_id: int) -> None:
+        """Rank a trial that never goes on."""
         insort(self.losses, (loss, trial_id))
+
+    def add(self, loss: float, trial_id: int) -> None:
+        """Rank a trial that waits for its promotion."""
+        self.count(loss, trial_id)
         if loss < math.inf:
             heapq.heappush(self.waiting, (loss, trial_id))
 
@@ -119,11 +124,18 @@ class AshaScheduler(Scheduler):
             self._paused[trial_id] = None
         self._eliminate()
 
+    def retire(self, trial_id: int) -> None:
+        """Rank the trial at its rung, where it stays."""
+        bracket, level, loss = self._running.pop(trial_id)
+        if (bracket, level) in self._rungs:
+            self._rungs[bracket, level].count(loss, trial_id)
+        self._eliminate()
+
     def fail(self, trial_id: int) -> None:
         """Count the trial at its rung."""
         bracket, level, _ = self._running.pop(trial_id)
         if (bracket, level) in self._rungs:
-            self._rungs[bracket, level].add(math.inf, trial_id)
+            self._rungs[bracket, level].count(math.inf, trial_id)
         self._eliminate()
 
     def close(self) -> None:

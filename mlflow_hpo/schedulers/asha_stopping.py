@@ -52,35 +52,43 @@ class AshaStoppingScheduler(StoppingScheduler):
             for bracket in range(self._shares.brackets)
             for level in range(bracket, len(self.levels) - 1)
         }
-        self._running: dict[int, tuple[int, int]] = {}  # trial -> its bracket, the level it is on its way to
+        # trial -> its bracket, the level it is on its way to, its last loss
+        self._running: dict[int, tuple[int, int, float]] = {}
 
     def _begin(self, trial_id: int) -> int:
         bracket = self._shares.next()
-        self._running[trial_id] = (bracket, bracket)
+        self._running[trial_id] = (bracket, bracket, math.inf)
         return bracket
 
     def report(self, trial_id: int, resource: int, loss: float) -> Decision:
         """Compare the trial at the rungs that it has reached."""
-        bracket, level = self._running[trial_id]
-        while (bracket, level) in self._rungs and resource >= self.levels[level]:
+        bracket, level, _ = self._running[trial_id]
+        goes_on = True
+        while goes_on and (bracket, level) in self._rungs and resource >= self.levels[level]:
             rung = self._rungs[bracket, level]
             insort(rung, (loss, trial_id))
             level += 1
-            self._running[trial_id] = (bracket, level)
             best = max(1, promotions(len(rung), self.eta))
-            if loss == math.inf or bisect_left(rung, (loss, trial_id)) >= best:
-                return Decision.STOP
-        return Decision.CONTINUE
+            goes_on = loss < math.inf and bisect_left(rung, (loss, trial_id)) < best
+        self._running[trial_id] = (bracket, level, loss)
+        return Decision.CONTINUE if goes_on else Decision.STOP
 
     def complete(self, trial_id: int) -> None:
         """Forget the trial; what it did at the rungs stays."""
         del self._running[trial_id]
 
+    def retire(self, trial_id: int) -> None:
+        """Count the trial with its last loss at the rung that it was on its way to."""
+        self._count(trial_id, self._running[trial_id][2])
+
     def fail(self, trial_id: int) -> None:
-        """Count the trial at the rung that it was on its way to."""
-        place = self._running.pop(trial_id)
-        if place in self._rungs:
-            insort(self._rungs[place], (math.inf, trial_id))
+        """Count the trial as the worst of the rung that it was on its way to."""
+        self._count(trial_id, math.inf)
+
+    def _count(self, trial_id: int, loss: float) -> None:
+        bracket, level, _ = self._running.pop(trial_id)
+        if (bracket, level) in self._rungs:
+            insort(self._rungs[bracket, level], (loss, trial_id))
 
     def expected_resource(self, trials: int) -> float:
         """Return about how many epochs `trials` trials take in all."""

@@ -70,6 +70,15 @@ class Scheduler(ABC):
     def complete(self, trial_id: int) -> None:
         """The trial's assignment ended: it reached `stop`, or obeyed `Decision.STOP`."""
 
+    def retire(self, trial_id: int) -> None:
+        """The running trial was stopped for good by somebody else, such as `EarlyStopping`.
+
+        It ends its assignment early and never goes on. A scheduler that compares trials counts it with its
+        last loss at the rung it was on its way to, where it may keep worse trials from being promoted;
+        one that does not say otherwise counts it as failed.
+        """
+        self.fail(trial_id)
+
     @abstractmethod
     def fail(self, trial_id: int) -> None:
         """The trial failed and will never come back; it counts as the worst of its rung."""

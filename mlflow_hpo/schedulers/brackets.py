@@ -30,6 +30,7 @@ class _Bracket:
     taken: int = 0
     ended: list[tuple[float, int]] = field(default_factory=list)  # (loss, trial)
     failed: int = 0
+    retired: list[tuple[float, int]] = field(default_factory=list)  # (loss, trial)
 
 
 class BracketScheduler(Scheduler):
@@ -37,7 +38,8 @@ class BracketScheduler(Scheduler):
 
     When all trials of a rung have ended, the best ``floor(n / eta)`` (at least one) of those with a finite
     loss go on to the next rung of their bracket and the others are eliminated. Failed trials count as the
-    worst of their rung. A rung without any finite loss ends its bracket.
+    worst of their rung. The place of a trial that was stopped on the way (`retire`) stays empty. A rung from
+    which none goes on ends its bracket.
 
     Nobody waits for a rung: once all places of a bracket are taken, idle workers begin the next bracket;
     promotions of older brackets come first. When no new trial will start, the last bracket shrinks to the
@@ -101,6 +103,12 @@ class BracketScheduler(Scheduler):
         bracket.ended.append((self._loss.pop(trial_id), trial_id))
         self._promote(bracket)
 
+    def retire(self, trial_id: int) -> None:
+        """Take the trial's place in its rung as ended, and leave it there."""
+        bracket = self._running.pop(trial_id)
+        bracket.retired.append((self._loss.pop(trial_id), trial_id))
+        self._promote(bracket)
+
     def fail(self, trial_id: int) -> None:
         """Take the trial's place in its rung as ended, without a loss."""
         bracket = self._running.pop(trial_id)
@@ -117,21 +125,26 @@ class BracketScheduler(Scheduler):
 
     def _promote(self, bracket: _Bracket) -> None:
         """Decide the present rung of `bracket` if all of it has ended."""
-        entrants = len(bracket.ended) + bracket.failed
+        entrants = len(bracket.ended) + len(bracket.retired) + bracket.failed
         last = bracket.rung == len(bracket.levels) - 1
         if entrants < bracket.places or last:
             return
-        ranked = sorted(bracket.ended)
+        ranked = sorted(bracket.ended + bracket.retired)
+        retired = {trial_id for _, trial_id in bracket.retired}
+        promoted = 0
         finite = sum(loss < math.inf for loss, _ in ranked)
         best = min(max(1, promotions(entrants, self.eta)), finite)
         for rank, (_, trial_id) in enumerate(ranked):
+            if trial_id in retired:
+                continue  # the place it may have won stays empty
             if rank < best:
+                promoted += 1
                 heapq.heappush(self._promoted, (bracket.index, rank, trial_id, bracket))
             else:
                 self.eliminated.append(trial_id)
         bracket.rung += 1
-        bracket.places = best
-        bracket.ended, bracket.failed = [], 0
+        bracket.places = promoted
+        bracket.ended, bracket.retired, bracket.failed = [], [], 0
 
     @property
     def has_work(self) -> bool:
