@@ -1,4 +1,4 @@
-"""Asynchronous workers in simulated time: any ask/tell method on learning curves that are known beforehand."""
+"""Asynchronous workers in simulated time: any ask/tell method on curves known beforehand."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -84,6 +85,7 @@ def method(name: str) -> Entry:
     return Entry("ours", None, options)
 
 
+@cache
 def _fingerprint() -> str:
     """Return a digest of the engine's sources, as its version says too little while it is worked on."""
     import mlflow_hpo

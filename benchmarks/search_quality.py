@@ -1,0 +1,117 @@
+"""How fast searches find good configurations: ours against the peers, on LCBench's learning curves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from lcbench import MAX_EPOCHS, LcBench
+from methods import METHODS
+from quality import Quality, assess
+from report import DOCS, markdown_table, write_section
+from traces import CACHE, Traces
+
+_OURS = ["auto+auto", "tpe+hyperband", "random+asha"]
+
+
+def _comma_separated(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
+    return value.split(",")
+
+
+@click.command()
+@click.option(
+    "--path",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path("../shared/lcbench"),
+    show_default=True,
+    help="Folder of the surrogate.",
+)
+@click.option("--split", type=click.Choice(["dev", "holdout"]), default="dev", show_default=True)
+@click.option(
+    "--methods",
+    callback=_comma_separated,
+    default=",".join([*_OURS, *METHODS]),
+    show_default=True,
+    help="Names of the peers, searcher+scheduler of ours; random must be among them.",
+)
+@click.option("--tasks", type=int, help="The first so many tasks of the split; all by default.")
+@click.option("--seeds", type=int, default=5, show_default=True)
+@click.option("--workers", callback=_comma_separated, default="1", show_default=True, help="Such as 1,4,64.")
+@click.option(
+    "--budgets",
+    callback=_comma_separated,
+    default="1,2,5,10,20,50",
+    show_default=True,
+    help="Full trainings.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=CACHE,
+    help="Folder of the traces, which are taken from there if they are there.",
+)
+@click.option("--write", is_flag=True, help=f"Write the tables into {DOCS.parent.name}/{DOCS.name}.")
+def main(
+    path: Path,
+    split: str,
+    methods: list[str],
+    tasks: int | None,
+    seeds: int,
+    workers: list[str],
+    budgets: list[str],
+    out: Path,
+    write: bool,
+) -> None:
+    """Print normalised regret, average rank and speed-up of each method, and keep the traces."""
+    if "random" not in methods:
+        raise click.BadParameter("random must be among them", param_hint="--methods")
+    bench = LcBench(path)
+    traces = Traces(bench, out)
+    chosen = bench.tasks(split)[:tasks]
+    epochs = [int(budget) * MAX_EPOCHS for budget in budgets]
+    for number in map(int, workers):
+        names = [name for name in methods if traces.version(name, number) is not None]
+        for missing in sorted(set(methods) - set(names)):
+            click.echo(f"{missing} is left out: not installed", err=True)
+        runs = {name: {} for name in names}
+        for task in chosen:
+            click.echo(f"{number} workers, {task.name}", err=True)
+            for name in names:
+                runs[name][task] = [
+                    traces.trace(name, task, seed, number, epochs[-1]) for seed in range(seeds)
+                ]
+        references = {task: traces.reference(task) for task in chosen}
+        qualities = assess(runs, references, epochs, baseline="random")
+        versions = {name: traces.version(name, number) for name in names}
+        (out / f"quality-{split}-{number}.json").write_text(
+            json.dumps(
+                {name: {"version": versions[name], **asdict(each)} for name, each in qualities.items()}
+            )
+        )
+        about = (
+            f"### {number} worker{'s' * (number > 1)}: {len(chosen)} {split} tasks x {seeds} seeds\n\n"
+            "Mean normalised regret ± standard error over tasks after so many full trainings of "
+            f"{MAX_EPOCHS} epochs, (average rank), and speed-up.\n\n"
+        )
+        table = about + markdown_table(
+            ["method", *budgets, "speed-up", "version"],
+            [_row(name, qualities[name], versions[name] or "") for name in names],
+        )
+        click.echo(table)
+        if write:
+            write_section(DOCS, f"search-quality-{split}-{number}", table)
+
+
+def _row(name: str, quality: Quality, version: str) -> list[str]:
+    cells = [
+        f"{regret:.3f} ± {error:.3f} ({rank:.1f})"
+        for regret, error, rank in zip(quality.regret, quality.error, quality.rank, strict=True)
+    ]
+    speed_up = "-" if quality.speed_up is None else f"{quality.speed_up:.1f}"
+    return [f"`{name}`", *cells, speed_up, version]
+
+
+if __name__ == "__main__":
+    main()
