@@ -84,6 +84,8 @@ class StudyKeys(TypedDict, total=False):
     seed: int
     budget: Mapping[str, float]
     points: list[dict[str, Any]]
+    early_stopping: Mapping[str, float]
+    goal: float
     experiment: str
     name: str
     data: str
@@ -108,6 +110,8 @@ class StudyConfig(_Section):
         seed: seed of the search; the seeds of the trials derive from it.
         budget: further limits.
         points: configurations to try first.
+        early_stopping: ``patience``, ``min_delta`` and ``divergence``: trials stop by their own curves, too.
+        goal: value of the metric at which the study ends.
         experiment: MLflow experiment; None for MLflow's own default.
         name: name of the parent run.
         data, target: data of the bundled training, and the column to predict where the data is a table.
@@ -129,6 +133,8 @@ class StudyConfig(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     budget: Budget = Budget()
     points: tuple[dict[str, Any], ...] = ()
+    early_stopping: dict[str, Any] | None = None
+    goal: float | None = None
     experiment: Name | None = None
     name: Name | None = None
     data: Name | None = None

@@ -41,6 +41,7 @@ from mlflow_hpo.tracking.tracker import Tracker, as_param, as_yaml, packages
 from mlflow_hpo.trial import DescribedTraining
 
 TICK = 0.5  # seconds: how often limits and the view are looked at while nothing happens
+GOAL_REACHED = "goal reached"  # why a study, or a trial in it, ended
 GRACE = 10.0  # seconds that an interrupted trial gets to store its checkpoint
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,8 @@ class Study:
             trials=config.trials,
             seed=config.seed,
             points=list(config.points),
+            early_stopping=config.early_stopping,
+            goal=config.goal,
         )
         self._launcher = LAUNCHERS.get(config.launcher)(config.workers)
         self._train = train
@@ -213,7 +216,8 @@ class Study:
         go_on, before = not self._stopping, self.best
         if self._books.ledger.trained(trial_id, epoch):
             if self.optimizer.report(trial_id, epoch, event.metrics[metric]) is Decision.STOP:
-                entry.reason = f"stopped by the scheduler at epoch {epoch}"
+                by = GOAL_REACHED if self.optimizer.goal_reached else "stopped by the scheduler"
+                entry.reason = f"{by} at epoch {epoch}"
                 go_on = False
             self._books.reported(trial_id, epoch, event.metrics, event.time)
         improved = self.best != before
@@ -284,6 +288,8 @@ class Study:
         """Settle the trials that will not go on, and log what the study found."""
         if not self._stopping:
             self._books.end_of_search()
+            if self.optimizer.goal_reached:
+                self._stopping = GOAL_REACHED
         if self.best is None:
             if self._interrupted:
                 return
@@ -399,6 +405,7 @@ def _describe(train: Trainable, config: StudyConfig) -> dict[str, str]:
 def _parent_run(config: StudyConfig, facts: Mapping[str, str]) -> dict[str, Any]:
     """Return what the parent run says of a study, as the arguments of `Tracker`."""
     limits = config.budget.model_dump(exclude_none=True)
+    rules = {"early_stopping": config.early_stopping, "goal": config.goal}
     settings = {
         "searcher": config.searcher,
         "scheduler": config.scheduler,
@@ -407,6 +414,7 @@ def _parent_run(config: StudyConfig, facts: Mapping[str, str]) -> dict[str, Any]
         "trials": config.trials,
         "workers": config.workers,
         "seed": config.seed,
+        **{name: rule for name, rule in rules.items() if rule is not None},
         **{f"budget.{name}": limit for name, limit in limits.items()},
     }
     return {

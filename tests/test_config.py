@@ -31,6 +31,8 @@ def test_a_config_round_trips_through_yaml_and_json():
         scheduler="asha",
         budget={"gpu_hours": 8, "cost": 20, "price_per_gpu_hour": 2.5},
         points=[{"x": 0.5}],
+        early_stopping={"patience": 5, "min_delta": 0.01},
+        goal=0.1,
         trials=3,
         register="model",
         keep_checkpoints="all",
