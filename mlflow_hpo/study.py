@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Unpack
 
-import mlflow
 import numpy as np
 
 from mlflow_hpo.bookkeeper import Bookkeeper
@@ -37,7 +36,7 @@ from mlflow_hpo.optimizer import BestTrial, Optimizer
 from mlflow_hpo.schedulers.base import Decision
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.summary import StudySummary
-from mlflow_hpo.tracking.tracker import Tracker, as_param, as_yaml, packages
+from mlflow_hpo.tracking.tracker import Tracker, as_param, as_yaml, packages, writable
 from mlflow_hpo.trial import DescribedTraining
 
 TICK = 0.5  # seconds: how often limits and the view are looked at while nothing happens
@@ -51,7 +50,7 @@ class Listener(Protocol):
     """Watches a study; called in its thread, so be quick."""
 
     def started(self, summary: Callable[[], StudySummary]) -> None:
-        """The parent run is there and the workers are starting; `summary` tells the state at any time."""
+        """The parent run is there and the workers will start; `summary` tells the state at any time."""
 
     def happened(self, message: str) -> None:
         """One line about something that just happened."""
@@ -93,6 +92,10 @@ class Study:
         if space is not None:
             given["space"] = space
         self.config = config = StudyConfig.parse(given)
+        if set("/:") & set(config.register_as or ""):  # MLflow would refuse it, but only after the search
+            raise ConfigError(
+                "register", f"must be a name without '/' and ':', got {config.register_as!r:.80}"
+            )
         self.optimizer = Optimizer(
             config.space,
             mode=config.metric.mode,
@@ -139,14 +142,14 @@ class Study:
         self._tracker = Tracker(**_parent_run(self.config, self._facts))
         self._books = Bookkeeper(self.config, self.optimizer, self._tracker)
         try:
+            if self._listener is not None:
+                self._listener.started(self.summary)
             with (
                 tempfile.TemporaryDirectory(prefix="mlflow-hpo-") as folder,
                 contextlib.closing(self._launcher),
                 self._signals(),
             ):
                 self._launcher.start(self._train, self._tracker.services, Path(folder))
-                if self._listener is not None:
-                    self._listener.started(self.summary)
                 if (size := self.optimizer.searcher.size) is not None:
                     self._tell(f"{self.summary().searcher} of {size} configurations")
                 self._loop()
@@ -206,10 +209,14 @@ class Study:
     def _take_report(self, event: Reported, entry: TrialEntry) -> None:
         metric, trial_id, epoch = self.config.metric.name, event.trial_id, event.epoch
         if metric not in event.metrics:
-            raise StudyError(
+            problem = (
                 f"metric: {metric!r} is not among what the training reports at epoch {epoch}: "
                 + ", ".join(sorted(event.metrics))
             )
+            if self.best is None:
+                raise StudyError(problem)
+            self._launcher.kill(trial_id, problem)  # others do report it
+            return
         if epoch > entry.job.stop:
             self._launcher.kill(trial_id, f"reported epoch {epoch}, behind its last, {entry.job.stop}")
             return
@@ -231,9 +238,11 @@ class Study:
         trial_id, books = event.trial_id, self._books
         books.ledger.ended(trial_id, event.seconds)
         short = entry.reported < entry.job.stop
-        reason = event.reason
+        reason = writable(event.reason)
         if event.outcome is Outcome.COMPLETED and short:
             reason = f"the training returned after reporting epoch {entry.reported} of {entry.job.stop}"
+        elif event.outcome is Outcome.STOPPED and short and not entry.reason and not self._stopping:
+            reason = f"the training raised TrialStopped by itself after epoch {entry.reported}"
         if reason:
             self.optimizer.fail(trial_id, reason)
             books.failed(trial_id, reason, event.details)
@@ -312,7 +321,7 @@ class Study:
             self._tracker.tags(self.run_id, {"hpo.warning": f"no model logged: {problem}"})
             self._tell(f"no model logged: {problem}")
             return
-        with mlflow.start_run(run_id=self.run_id, nested=mlflow.active_run() is not None):
+        with self._tracker.active():
             train.log_model(path, best.config, registered_model_name=self.config.register_as)
 
     def _finish(self, status: str) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import numbers
+import operator
+import posixpath
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -11,6 +14,9 @@ from mlflow_hpo.errors import StudyError
 
 if TYPE_CHECKING:
     from mlflow_hpo.space import SearchSpace
+
+NAME = re.compile(r"[\w.\- :/]+")  # of metrics, as MLflow takes them
+MAX_NAME = 245  # MLflow's 250, less the prefix of the best value
 
 
 class TrialStopped(BaseException):
@@ -110,16 +116,37 @@ class Trial:
 
         Raises:
             TrialStopped: the scheduler, a budget or the user ends this job here. Let it pass.
-            StudyError: `epoch` does not ascend, or a value is not a number.
+            StudyError: `epoch` is not a whole number or does not ascend, a name is not one that MLflow takes,
+                or a value is not a number.
         """
+        epoch = _whole(epoch)
         if epoch <= self._reported:
             raise StudyError(f"report: epoch {epoch} after epoch {self._reported}; epochs must ascend")
         if not metrics:
             raise StudyError("report: no metric given; write trial.report(epoch, val_accuracy=...)")
+        for name in metrics:
+            _check_name(name)
         values = {name: _number(name, value) for name, value in metrics.items()}
         self._reported = epoch
         if not self._channel.report(epoch, values):
             raise TrialStopped
+
+
+def _whole(epoch: Any) -> int:
+    try:
+        return operator.index(epoch)
+    except TypeError:
+        raise StudyError(f"report: the epoch must be a whole number, got {epoch!r:.80}") from None
+
+
+def _check_name(name: str) -> None:
+    """Refuse what MLflow would refuse: there it would cost the whole study."""
+    is_path = posixpath.normpath(name) != name or name == "." or name.startswith(("..", "/"))
+    if len(name) > MAX_NAME or not NAME.fullmatch(name) or is_path:
+        raise StudyError(
+            f"report: {name!r:.80} is no name for a metric; it must be of 1 to {MAX_NAME} letters, digits, "
+            "blanks and any of _ - . : /, and not read as another path"
+        )
 
 
 def _number(name: str, value: Any) -> float:

@@ -104,7 +104,10 @@ class LocalLauncher(Launcher):
 
     def start(self, trainable: Trainable, services: Services, folder: Path) -> None:
         """Start all worker processes; they load torch and the training side by side."""
-        self._payload = cloudpickle.dumps((trainable, services))
+        try:
+            self._payload = cloudpickle.dumps((trainable, services))
+        except Exception as error:
+            raise ConfigError("train", f"cannot be sent to the workers: {error}") from error
         self._folder = folder
         for slot in self.slots:
             self._spawn(slot)
@@ -136,9 +139,15 @@ class LocalLauncher(Launcher):
             if isinstance(message, Ready):
                 worker.ready = True
                 continue
+            events.append(message)
             if isinstance(message, Ended):
                 worker.job = None
-            events.append(message)
+                if worker.killed:  # too late for this job, and not meant for the next one
+                    self._bury(worker)
+        for worker in list(self._workers.values()):
+            # a process that the training forked may hold the pipe of a dead worker open
+            if worker.process.poll() is not None and not worker.connection.poll():
+                events += self._bury(worker)
         return events
 
     def reply(self, trial_id: int, *, go_on: bool, best: bool) -> None:
@@ -154,8 +163,8 @@ class LocalLauncher(Launcher):
     def kill(self, trial_id: int, reason: str) -> None:
         """Send SIGKILL to the trial's worker; a new one takes its slot."""
         worker = self._of(trial_id)
-        worker.killed = reason
-        worker.process.kill()
+        worker.killed = worker.killed or reason
+        _kill(worker)
 
     def close(self) -> None:
         """Stop idle workers in good order, busy ones by force."""
@@ -164,13 +173,12 @@ class LocalLauncher(Launcher):
             if worker.job is None:
                 self._send(worker, None)
             else:
-                worker.process.kill()
+                _kill(worker)
         for worker in self._workers.values():
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
+            _kill(worker)
+            worker.process.wait()
             worker.connection.close()
         self._workers.clear()
 
@@ -209,7 +217,7 @@ class LocalLauncher(Launcher):
     def _bury(self, worker: _Worker) -> list[Event]:
         """Replace a dead worker; its trial has failed."""
         worker.connection.close()
-        worker.process.kill()  # it may have closed its pipe without dying
+        _kill(worker)  # it may have closed its pipe without dying
         code = worker.process.wait()
         tail = _tail(worker.log)
         if not worker.ready and not worker.killed:
@@ -228,6 +236,12 @@ class LocalLauncher(Launcher):
                 tail,
             )
         ]
+
+
+def _kill(worker: _Worker) -> None:
+    """Kill a worker and all that its training forked: they may hold the device."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(worker.process.pid, signal.SIGKILL)  # it began a session, so a group, of its own
 
 
 def _tail(log: Path) -> str:

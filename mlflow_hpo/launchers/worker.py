@@ -156,9 +156,12 @@ class WorkerChannel:
         self._uploaded: set[int] = set()
         self._last_upload = time.monotonic()
         self.reached = job.start
+        self.stopped = False  # told to end; the training code may not have noticed
 
     def report(self, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Ask the driver whether to go on."""
+        if self.stopped:
+            return False
         with self._interruption.shielded():
             self.reached = max(self.reached, epoch)
             self._outbox.send(Reported(self._job.trial_id, epoch, dict(metrics), time.time()))
@@ -166,6 +169,7 @@ class WorkerChannel:
             if reply.best:
                 self._best = epoch
             self._drop_staged()
+            self.stopped = not reply.go_on
         return reply.go_on
 
     def save(self, epoch: int, path: Path) -> None:
@@ -274,12 +278,19 @@ def run_job(
                 trainable(trial)
         except TrialStopped:
             outcome = Outcome.STOPPED
+        except BaseException:
+            with contextlib.suppress(Exception):  # what the training raised tells more
+                channel.upload_staged()  # the study's best epoch may be among them
+            raise
+        finally:
+            told, channel.stopped = channel.stopped, True  # a thread left behind reports for no other job
         channel.upload_staged()
         if outcome is Outcome.COMPLETED and channel.reached < job.stop:
-            outcome = Outcome.FAILED
-            reason = f"the training returned after reporting epoch {channel.reached} of {job.stop}"
-    except (EOFError, BrokenPipeError):  # the driver is gone
-        raise
+            if told:
+                outcome = Outcome.STOPPED
+            else:
+                outcome = Outcome.FAILED
+                reason = f"the training returned after reporting epoch {channel.reached} of {job.stop}"
     except BaseException as error:  # noqa: BLE001  SystemExit of the training code is a failure of the trial, too
         outcome = Outcome.FAILED
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:500]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -130,7 +131,7 @@ def ask(problem: str, function: Callable[..., T], /, *args: object, **kwargs: ob
     except HpoError:
         raise
     except Exception as error:
-        line = " ".join(str(error).split()) or type(error).__name__
+        line = without_passwords(" ".join(str(error).split())) or type(error).__name__
         raise StudyError(f"{problem}: {line:.400}") from error
 
 
@@ -143,6 +144,17 @@ def public_uri(uri: str) -> str:
     'sqlite:///mlflow.db'
     """
     parts = urlsplit(uri)
+    if re.search("pass|secret|token|key", parts.query, re.IGNORECASE):
+        uri = uri.partition("?")[0]
     if "@" not in parts.netloc:
         return uri
-    return parts._replace(netloc=parts.netloc.rsplit("@", 1)[1]).geturl()
+    return urlsplit(uri)._replace(netloc=parts.netloc.rsplit("@", 1)[1]).geturl()
+
+
+def without_passwords(text: str) -> str:
+    """Return `text` without the user names and passwords of the URIs in it: MLflow's errors quote them whole.
+
+    >>> without_passwords("API request to http://me:secret@mlflow.example/api failed")
+    'API request to http://mlflow.example/api failed'
+    """
+    return re.sub(r"://[^/\s@]+(?:@[^/\s@]+)*@", "://", text)

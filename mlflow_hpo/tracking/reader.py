@@ -84,11 +84,12 @@ def _children(client: MlflowClient, parent: Run) -> Iterator[Run]:
 
 def _trial(run: Run, space: SearchSpace, metric: str) -> TrialSummary:
     tags = run.data.tags
+    texts = {name: text for name, text in run.data.params.items() if name in space.names}
     return TrialSummary(
         trial_id=int(tags["hpo.trial"]),
         run_id=run.info.run_id,
         status=run.info.status,
-        params=space.parse({name: text for name, text in run.data.params.items() if name in space.names}),
+        params=space.parse(texts) if texts else {},  # a run has none in its first second
         bracket=int(tags["hpo.bracket"]),
         rung=int(tags["hpo.rung"]),
         epochs=int(tags.get("hpo.epochs", 0)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -9,7 +10,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from importlib.metadata import distributions
 from pathlib import Path
@@ -18,16 +19,24 @@ from typing import Any
 import mlflow
 import yaml
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking.context import registry as run_context
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from mlflow_hpo.errors import StudyError
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
-from mlflow_hpo.tracking.connect import ask, connect, impatient, public_uri, reach_artifacts
+from mlflow_hpo.tracking.connect import (
+    ask,
+    connect,
+    impatient,
+    public_uri,
+    reach_artifacts,
+    without_passwords,
+)
 from mlflow_hpo.tracking.summary import SCHEMA, StudySummary, TrialSummary, best_metric
 from mlflow_hpo.tracking.system_metrics import MachineMonitor
-from mlflow_hpo.tracking.writer import Writer
+from mlflow_hpo.tracking.writer import Writer, is_final
 
 TAG_LENGTH = 4_000  # characters of a reason or traceback; MLflow cuts tags at 8,000
 
@@ -100,8 +109,8 @@ class Tracker:
             with impatient():
                 for path, text in artifacts.items():
                     ask(problem, self._log_text, path, text)
-        except StudyError:
-            self.finish("FAILED")
+        except BaseException as error:
+            self.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             self.close()
             raise
         # `mlflow run` has logged its own flags as params before us, and params can't be overwritten
@@ -123,9 +132,10 @@ class Tracker:
             "hpo.rung": str(rung),
             "hpo.seed": str(seed),
         }
-        run = self._writer.call(
+        made = self._writer.call(
             self._client.create_run, self.experiment_id, tags=tags, run_name=f"trial-{trial_id:04d}"
-        ).result()
+        )
+        run = ask("MLFLOW_TRACKING_URI: cannot create the run of a trial", made.result)
         run_id, location = run.info.run_id, run.info.artifact_uri
         self._writer.params(run_id, params)
         return run_id, location
@@ -140,7 +150,7 @@ class Tracker:
 
     def tags(self, run_id: str, values: Mapping[str, str]) -> None:
         """Set tags; long values are cut."""
-        self._writer.tags(run_id, {key: value[:TAG_LENGTH] for key, value in values.items()})
+        self._writer.tags(run_id, {key: writable(value)[:TAG_LENGTH] for key, value in values.items()})
 
     def status(self, run_id: str, status: str) -> None:
         """Set the status of a trial's run."""
@@ -187,8 +197,25 @@ class Tracker:
         self._writer.status(self.run_id, status)
 
     def close(self) -> None:
-        """Write what is left and end the writer."""
+        """Write what is left and end the writer; where it had to give up, leave no run RUNNING."""
         self._writer.close()
+        if self._writer.failed:
+            with contextlib.suppress(Exception), impatient():  # whatever broke the writer may break this
+                self._end_runs()
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Make the parent run MLflow's active run."""
+        # MLflow refuses a run of another experiment than set_experiment has chosen, and left in this variable
+        chosen = os.environ.get("MLFLOW_EXPERIMENT_ID", self.experiment_id)
+        if chosen != self.experiment_id:
+            mlflow.set_experiment(experiment_id=self.experiment_id)
+        try:
+            with mlflow.start_run(run_id=self.run_id, nested=mlflow.active_run() is not None):
+                yield
+        finally:
+            if chosen != self.experiment_id:
+                mlflow.set_experiment(experiment_id=chosen)
 
     def _open_parent(self, adopted: str | None, experiment: str | None, name: str | None) -> Run:
         if adopted is not None:
@@ -213,6 +240,16 @@ class Tracker:
             raise StudyError(f"experiment: {name!r} is deleted; restore it or choose another name")
         return found.experiment_id
 
+    def _end_runs(self) -> None:
+        mine = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.run_id}' and attributes.status = 'RUNNING'"
+        trials = self._client.search_runs([self.experiment_id], mine, max_results=1_000)
+        for run_id in (self.run_id, *(run.info.run_id for run in trials)):
+            try:
+                self._client.set_terminated(run_id, status="FAILED")
+            except MlflowException as error:
+                if not is_final(error):
+                    return  # the store is away: one after the other would take hours
+
     def _checkpoints(self, location: str) -> ArtifactCheckpoints:
         return self.services.checkpoints(location)
 
@@ -227,7 +264,7 @@ class Tracker:
     def _in_background(self, problem: str, function: Any, *args: Any) -> None:
         def tell(future: Future[Any]) -> None:
             if (error := future.exception()) is not None:
-                logger.warning("%s: %s", problem, error)
+                logger.warning("%s: %s", problem, without_passwords(str(error)))
 
         self._writer.call(function, *args).add_done_callback(tell)
 
@@ -250,6 +287,15 @@ def as_param(value: Any) -> str:
     ('tpe', '{"name": "asha", "eta": 3}', '27')
     """
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def writable(text: str) -> str:
+    """Return `text` as every store takes it and anyone may read it.
+
+    PostgreSQL knows no NUL and UTF-8 no half of a surrogate pair; both come in messages of errors, as do URIs
+    with passwords.
+    """
+    return without_passwords(text).replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _row(trial: TrialSummary, metric: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.errors import StudyError
+from mlflow_hpo.tracking.connect import without_passwords
 
 T = TypeVar("T")
 
@@ -28,6 +29,11 @@ FINAL_ERRORS = frozenset(
 )
 
 logger = logging.getLogger(__name__)
+
+
+def is_final(error: Exception) -> bool:
+    """Whether the store will refuse the same request again, however often it is made."""
+    return isinstance(error, MlflowException) and error.error_code in FINAL_ERRORS
 
 
 @dataclass(slots=True)
@@ -57,7 +63,7 @@ class Writer:
         self._client = client
         self._changed = threading.Condition()
         self._buffers: dict[str, _RunBuffer] = {}
-        self._calls: list[Callable[[], None]] = []
+        self._calls: list[tuple[Callable[[], None], Future[Any]]] = []
         self._size = 0
         self._writing = False
         self._flushing = False
@@ -104,7 +110,7 @@ class Writer:
                 future.set_exception(error)
 
         with self._open():
-            self._calls.append(run)
+            self._calls.append((run, future))
             self._changed.notify_all()
         return future
 
@@ -126,8 +132,13 @@ class Writer:
     def check(self) -> None:
         """Raise if the store refused something for good."""
         if self._error is not None:
-            line = " ".join(str(self._error).split())
+            line = without_passwords(" ".join(str(self._error).split()))
             raise StudyError(f"the tracking store cannot be written: {line:.500}") from self._error
+
+    @property
+    def failed(self) -> bool:
+        """Whether the store refused something for good, and what came after it was not written."""
+        return self._error is not None
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[None]:
@@ -159,7 +170,7 @@ class Writer:
                 leave = self._closed and not calls and not buffers
                 self._flushing = self._flushing and bool(calls or buffers)
             try:
-                for call in calls:
+                for call, _ in calls:
                     call()
                 for run_id, buffer in buffers.items():
                     self._write(run_id, buffer)
@@ -169,6 +180,9 @@ class Writer:
             with self._changed:
                 self._writing = False
                 self._changed.notify_all()
+                refused = self._calls if self._error is not None else []
+            for _, future in refused:  # somebody may be waiting for them
+                future.set_exception(self._error)
             if leave:
                 return
 
@@ -197,9 +211,10 @@ class Writer:
             try:
                 return function(*args, **kwargs)
             except Exception as error:
-                final = isinstance(error, MlflowException) and error.error_code in FINAL_ERRORS
-                if final or attempt == ATTEMPTS:
+                if is_final(error) or attempt == ATTEMPTS:
                     raise
-                logger.warning("the tracking store refused a write, trying again: %s", error)
+                logger.warning(
+                    "the tracking store refused a write, trying again: %s", without_passwords(str(error))
+                )
                 time.sleep(0.5 * 2 ** (attempt - 1))
         raise AssertionError("unreachable")
