@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import math
+import runpy
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -124,3 +126,9 @@ def test_the_expected_resource_is_about_what_is_spent(trials):
 def test_it_is_made_by_name():
     scheduler = SCHEDULERS.create({"name": "hyperband", "eta": 2}, 1, 8, auto="full")
     assert scheduler.levels == (1, 2, 4, 8)
+
+
+def test_the_figure_of_the_guide_is_up_to_date():
+    root = Path(__file__).parents[2]
+    figure = runpy.run_path(str(root / "scripts" / "rungs.py"))["figure"]
+    assert (root / "docs" / "images" / "rungs.svg").read_text() == figure(81, 3)
