@@ -106,58 +106,65 @@ class Conformance:
 
     Attributes:
         many: trials of the largest study.
+        scale: share of the trials of the other studies, for what takes long.
     """
 
     searcher: Any = "random"
     scheduler: Any = "full"
     many = 1000
+    scale = 1.0
 
     def optimizer(self, trials: int | None, **changes: Any) -> Optimizer:
         """Return the optimizer under test."""
         arguments = {"mode": "min", "max_resource": 9, "seed": 1, "trials": trials} | changes
         return Optimizer(SPACE, searcher=self.searcher, scheduler=self.scheduler, **arguments)
 
+    def scaled(self, trials: int) -> int:
+        """Return how many trials stand for `trials`."""
+        return round(self.scale * trials)
+
     def test_the_same_seed_and_calls_give_the_same_jobs(self) -> None:
         first, again = (
-            drive(self.optimizer(50), workers=3, failures=0.05, odd_values=0.05) for _ in range(2)
+            drive(self.optimizer(self.scaled(50)), workers=3, failures=0.05, odd_values=0.05)
+            for _ in range(2)
         )
         assert first == again
 
     def test_ends_with_every_trial_started_and_a_best(self) -> None:
-        optimizer = self.optimizer(40)
+        optimizer = self.optimizer(self.scaled(40))
         drive(optimizer)
-        assert len(optimizer.trials) == 40
+        assert len(optimizer.trials) == self.scaled(40)
         assert any(record.state is TrialState.FINISHED for record in optimizer.trials.values())
         best = min(record.best_value for record in optimizer.trials.values())
         assert optimizer.best.value == best
 
     def test_survives_failures_nan_and_infinities(self) -> None:
-        optimizer = self.optimizer(60)
+        optimizer = self.optimizer(self.scaled(60))
         drive(optimizer, workers=8, failures=0.3, odd_values=0.3)
-        assert len(optimizer.trials) == 60
+        assert len(optimizer.trials) == self.scaled(60)
         assert math.isfinite(optimizer.best.value)
 
     @pytest.mark.parametrize("trouble", [{"failures": 1.0}, {"odd_values": 1.0}])
     def test_ends_without_a_single_value(self, trouble: dict[str, float]) -> None:
-        optimizer = self.optimizer(30)
+        optimizer = self.optimizer(self.scaled(30))
         drive(optimizer, **trouble)
-        assert len(optimizer.trials) == 30
+        assert len(optimizer.trials) == self.scaled(30)
         assert optimizer.best is None
 
     def test_hands_out_256_trials_at_once(self) -> None:
-        optimizer = self.optimizer(300)
-        assert len(drive(optimizer, workers=256)) >= 300
+        optimizer = self.optimizer(self.scaled(300))
+        assert len(drive(optimizer, workers=self.scaled(256))) >= self.scaled(300)
 
     def test_a_single_trial(self) -> None:
         drive(self.optimizer(1))
 
     def test_tries_given_points_first(self) -> None:
         point = {"learning_rate": 0.01, "batch_size": 64, "layers": 1, "optimizer": None}
-        jobs = drive(self.optimizer(30, points=[point]))
+        jobs = drive(self.optimizer(self.scaled(30), points=[point]))
         assert jobs[0].config == point
 
     def test_one_resource_only(self) -> None:
-        optimizer = self.optimizer(30, min_resource=5, max_resource=5)
+        optimizer = self.optimizer(self.scaled(30), min_resource=5, max_resource=5)
         assert {(job.start, job.stop) for job in drive(optimizer)} == {(0, 5)}
         assert {record.state for record in optimizer.trials.values()} == {TrialState.FINISHED}
 

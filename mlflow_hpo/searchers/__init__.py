@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlflow_hpo.registry import Registry
 from mlflow_hpo.searchers.base import Searcher
+from mlflow_hpo.searchers.gp import GpSearcher
 from mlflow_hpo.searchers.grid import GridSearcher
 from mlflow_hpo.searchers.optuna import OptunaSearcher
 from mlflow_hpo.searchers.random import RandomSearcher
@@ -19,6 +20,7 @@ SEARCHERS: Registry[Searcher] = Registry(
         "sobol": SobolSearcher,
         "grid": GridSearcher,
         "tpe": TpeSearcher,
+        "gp": GpSearcher,
         "optuna": OptunaSearcher,
     },
 )

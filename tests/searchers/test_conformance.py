@@ -10,8 +10,12 @@ from conformance import Conformance
 from mlflow_hpo.schedulers import SCHEDULERS
 from mlflow_hpo.searchers import SEARCHERS
 
-OPTIONS = {"grid": {"points": {"learning_rate": 6, "batch_size": 6, "beta": 6}}}  # 1,116 configurations
-MANY = {"random": 10_000, "sobol": 2000, "grid": 1000, "tpe": 200, "optuna": 100}
+OPTIONS = {
+    "grid": {"points": {"learning_rate": 6, "batch_size": 6, "beta": 6}},  # 1,116 configurations
+    "gp": {"n_startup": 8},
+}
+MANY = {"random": 10_000, "sobol": 2000, "grid": 1000, "tpe": 200, "gp": 16, "optuna": 60}
+SCALE = {"gp": 0.24, "optuna": 0.4}
 
 
 @pytest.mark.parametrize(
@@ -26,3 +30,4 @@ class TestBuiltIn(Conformance):
         searcher, self.scheduler = request.param
         self.searcher = {"name": searcher, **OPTIONS.get(searcher, {})}
         self.many = MANY.get(searcher, 200)
+        self.scale = SCALE.get(searcher, 1.0)
