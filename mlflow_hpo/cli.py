@@ -62,7 +62,9 @@ def main() -> None:
 )
 @click.option("--trials", default="", type=INTEGER, help="How many configurations to try.")
 @click.option("--max-epochs", default="", type=INTEGER, help="Epochs of a full training (max_resource).")
-@click.option("--searcher", default="", help="Who proposes configurations: random, sobol, grid, tpe, optuna.")
+@click.option(
+    "--searcher", default="", help="Who proposes configurations: random, sobol, grid, tpe, gp, optuna."
+)
 @click.option(
     "--scheduler",
     default="",
