@@ -1,8 +1,10 @@
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
+import cloudpickle
 import pytest
 import trainings
 
@@ -12,6 +14,9 @@ from mlflow_hpo.launchers.base import CheckpointStored, Ended, Outcome, Reported
 from mlflow_hpo.launchers.local import LocalLauncher, make_slots
 
 PARAMS = {"x": 0.5, "kind": "round"}
+
+# workers can't import this file: it lies in no package, and only what is installed is on their path
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 class FolderStore:
