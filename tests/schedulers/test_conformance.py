@@ -12,8 +12,11 @@ from mlflow_hpo.optimizer import Optimizer
 from mlflow_hpo.schedulers import SCHEDULERS
 
 
+@pytest.mark.parametrize("name", ["asha", "asha_stopping"])
 class TestAshaInBrackets(Conformance):
-    scheduler = {"name": "asha", "brackets": 3}  # noqa: RUF012
+    @pytest.fixture(autouse=True)
+    def engine(self, name):
+        self.scheduler = {"name": name, "brackets": 3}
 
     def test_one_resource_only(self):
         with pytest.raises(ConfigError, match="at most 1, the number of rungs, got 3"):
