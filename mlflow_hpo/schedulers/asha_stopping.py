@@ -35,8 +35,8 @@ class AshaStoppingScheduler(StoppingScheduler):
 
     Source: Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020, for the rungs;
     stopping as in Klein et al., Model-based Asynchronous Hyperparameter and Neural Architecture Search, 2020
-    (arXiv 2003.10865), and as `AsyncHyperBandScheduler` of Ray Tune. Those two let ``n / eta`` trials pass by
-    quantiles, which they interpolate; here it is the floor, as in promotion.
+    (arXiv 2003.10865). Ray Tune and Syne Tune compare with an interpolated quantile; here it is the floor,
+    as in promotion.
     """
 
     def __init__(self, min_resource: int, max_resource: int, *, eta: Any = 3, brackets: Any = 1) -> None:
