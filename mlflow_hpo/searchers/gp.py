@@ -149,12 +149,13 @@ class GpSearcher(Searcher):
         return self.space.from_unit(point.tolist())
 
     def _data(self, level: int) -> tuple[Array, Array, Array]:
-        """Return what the model sees: points (n x d), levels (n) and losses (n)."""
+        """Return what the model sees: points (n x d), levels (n) and losses (n) within [-1, 1]."""
         seen = dict.fromkeys((trial, level) for _, trial in self._finite[level][:_BEST])
         seen |= dict.fromkeys(islice(reversed(self._losses), _LATEST))
         for trial in islice(reversed(self._barren), _FAILED):
             seen[trial, level] = None
         losses = np.array([self._losses.get(key, math.inf) for key in seen])
+        losses /= np.abs(losses[np.isfinite(losses)]).max() or 1.0  # differences of huge ones would overflow
         finite = losses[np.isfinite(losses)]
         low, high = np.quantile(finite, [0.25, 0.75])
         worst = min(high + 1.5 * (high - low), finite.max()) if high > low else finite.max()
