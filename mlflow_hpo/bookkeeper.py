@@ -32,6 +32,7 @@ class Bookkeeper:
         self._optimizer = optimizer
         self._tracker = tracker
         self.best_metric = best_metric(config.metric.name)
+        self._progress_steps = 0
         self._eliminated = 0  # how many of the optimizer's eliminations are written
 
     def entry_for(self, job: Job, slot: Slot, seed: int) -> TrialEntry:
@@ -97,7 +98,7 @@ class Bookkeeper:
                 self._write_end(trial_id)
 
     def progress(self) -> None:
-        """Write the study's own metrics, one step for each job that ended."""
+        """Write the study's own metrics, one step for each call."""
         ledger, best = self.ledger, self._optimizer.best
         done = sum(entry.status not in ("RUNNING", "SCHEDULED") for entry in ledger.trials.values())
         values = {
@@ -108,7 +109,8 @@ class Bookkeeper:
         }
         if best is not None:
             values[self.best_metric] = best.value
-        self._tracker.progress(values, step=ledger.jobs_ended)
+        self._tracker.progress(values, step=self._progress_steps)
+        self._progress_steps += 1
 
     def checkpoint_stored(self, trial_id: int, epoch: int, name: str) -> None:
         """Note a checkpoint that is safe, and remove the trial's older ones but the study's best."""

@@ -117,6 +117,7 @@ def bundled_study(config: str, flags: dict[str, Any]) -> tuple[Any, dict[str, An
         config: path of a search.yaml; "" for the bundled one.
         flags: flag -> value that overrides the file's key; None or "" where the flag was not given.
     """
+    from mlflow_hpo.checks import whole_number
     from mlflow_hpo.config import load_config
     from mlflow_hpo.training.bundled import BundledTraining
 
@@ -130,7 +131,7 @@ def bundled_study(config: str, flags: dict[str, Any]) -> tuple[Any, dict[str, An
         keys.get("data", "digits"),
         keys.get("target"),
         seed=keys.get("seed", 0),
-        max_epochs=keys.get("max_resource", 1),
+        max_epochs=whole_number("max_resource", keys.get("max_resource", 1), at_least=1),
     )
     if "metric" not in keys:
         train.prepare()

@@ -35,7 +35,6 @@ class Ledger:
         self.trials: dict[int, TrialEntry] = {}
         self.running: set[int] = set()
         self.epochs = 0
-        self.jobs_ended = 0
         self._budget = budget
         self._begin = time.monotonic()
         self._gpu_seconds = 0.0  # of the jobs that ended
@@ -81,7 +80,6 @@ class Ledger:
         entry = self.trials[trial_id]
         entry.seconds += seconds
         self._gpu_seconds += seconds * entry.slot.gpus
-        self.jobs_ended += 1
         self.running.discard(trial_id)
         return entry
 

@@ -113,9 +113,11 @@ class Study:
         self._train = train
         self._facts = _describe(train, config)
         self._listener = listener
+        self._begun = False
         self._status = "RUNNING"
         self._stopping = ""  # why no more jobs are handed out
         self._deadline = 0.0  # until when running trials may store a checkpoint, once stopping
+        self._overdue: set[int] = set()  # trials that did not make it by then
         self._interrupted = False
 
     @property
@@ -139,6 +141,9 @@ class Study:
             StudyError: the stores cannot be used, the metric is not reported, or no trial succeeded.
             KeyboardInterrupt: SIGINT or SIGTERM came; running trials stored a checkpoint and are paused.
         """
+        if self._begun:
+            raise StudyError("a study runs once: make a new one")
+        self._begun = True
         self._tracker = Tracker(**_parent_run(self.config, self._facts))
         self._books = Bookkeeper(self.config, self.optimizer, self._tracker)
         try:
@@ -243,11 +248,12 @@ class Study:
             reason = f"the training returned after reporting epoch {entry.reported} of {entry.job.stop}"
         elif event.outcome is Outcome.STOPPED and short and not entry.reason and not self._stopping:
             reason = f"the training raised TrialStopped by itself after epoch {entry.reported}"
-        if reason:
+        paused_by_us = event.outcome is Outcome.STOPPED and short and not entry.reason
+        if trial_id in self._overdue or (paused_by_us and not reason):
+            books.interrupted(trial_id)
+        elif reason:
             self.optimizer.fail(trial_id, reason)
             books.failed(trial_id, reason, event.details)
-        elif short and not entry.reason:  # told to end by us, not by the scheduler
-            books.interrupted(trial_id)
         else:
             self.optimizer.complete(trial_id)
             books.completed(trial_id)
@@ -267,9 +273,8 @@ class Study:
             if timeout is not None and now - ledger.trials[trial_id].begin > timeout:
                 self._launcher.kill(trial_id, f"trial_timeout: the job took longer than {timeout:g} seconds")
             elif self._stopping and now > self._deadline:
-                self._launcher.kill(
-                    trial_id, f"{self._stopping}, and it did not end within {GRACE:g} seconds"
-                )
+                self._overdue.add(trial_id)  # what it stored before is what it can go on from
+                self._launcher.kill(trial_id, f"did not end within {GRACE:g} seconds")
 
     def _stop(self, reason: str) -> None:
         """Hand out no more jobs, and pause the running ones."""

@@ -86,6 +86,7 @@ def bad_csv(tmp_path):
     ("arguments", "line"),
     [
         (["--trials", "0"], "error: trials: must be greater than 0, got 0"),
+        (["--max-epochs", "0"], "error: max_resource: "),
         (["--workers", "-1"], "error: workers: must be greater than 0, got -1"),
         (["--searcher", "tpee"], "error: searcher: must be one of"),
         (["--scheduler", "hyperbandit"], "error: scheduler: must be one of"),

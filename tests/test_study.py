@@ -13,6 +13,7 @@ import trainings
 import yaml
 
 from mlflow_hpo import ConfigError, SearchSpace, Study, StudyError, tune
+from mlflow_hpo import study as study_module
 from mlflow_hpo.study import trial_seed
 from mlflow_hpo.tracking.reader import read_study
 
@@ -237,6 +238,21 @@ def test_a_budget_of_epochs_pauses_what_runs(store):
         reached = int(run.data.tags["hpo.epochs"])
         stored = [int(info.path[18:22]) for info in store.list_artifacts(run.info.run_id, "checkpoints")]
         assert max(stored) == reached, trial_id  # it can go on where it was paused
+
+
+def test_what_cannot_be_paused_in_time_is_killed_but_has_not_failed(store, monkeypatch):
+    monkeypatch.setattr(study_module, "GRACE", 0.3)
+    study = search(trainings.unstoppable, trials=1, scheduler="full", max_resource=5, budget={"epochs": 1})
+    [run] = children(store, study.run_id).values()
+    assert run.info.status == "SCHEDULED"
+    assert run.data.tags["hpo.stop_reason"] == "interrupted after epoch 1"
+    assert store.get_run(study.run_id).info.status == "FINISHED"
+
+
+def test_a_study_runs_once(store):
+    study = search(trainings.quick, trials=1, scheduler="full", max_resource=1)
+    with pytest.raises(StudyError, match="a study runs once: make a new one"):
+        study.run()
 
 
 def test_a_job_that_takes_too_long_is_killed(store):

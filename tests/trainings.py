@@ -62,6 +62,16 @@ def endless_epoch(trial):
             trial.report(epoch, loss=1.0)
 
 
+def unstoppable(trial):
+    """Reports once, then swallows whatever would end it."""
+    trial.report(1, loss=1.0)
+    while True:
+        try:
+            time.sleep(1)
+        except BaseException:
+            continue
+
+
 def raises(trial):
     raise ValueError(f"x is {trial.params['x']:.3f}\nand more")
 
