@@ -91,8 +91,8 @@ def main(
             )
         )
         about = (
-            f"### {number} worker{'s' * (number > 1)}: {len(chosen)} {split} tasks x {seeds} seeds\n\n"
-            "Mean normalised regret ± standard error over tasks after so many full trainings of "
+            f"### {_count(number, 'worker')}: {_count(len(chosen), f'{split} task')} x "
+            f"{_count(seeds, 'seed')}\n\nMean normalised regret ± standard error over tasks after so many full trainings of "
             f"{MAX_EPOCHS} epochs, (average rank), and speed-up.\n\n"
         )
         table = about + markdown_table(
@@ -101,7 +101,11 @@ def main(
         )
         click.echo(table)
         if write:
-            write_section(DOCS, f"search-quality-{split}-{number}", table)
+            write_section(DOCS, f"search-quality-{split}-{number}-{len(chosen)}x{seeds}", table)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _row(name: str, quality: Quality, version: str) -> list[str]:
