@@ -21,8 +21,16 @@ SMALL = {"width": 8}
 
 # Another machine: the package cannot be imported, neither installed nor as a checkout.
 ELSEWHERE = """
-import sys
-sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+import importlib.machinery, sys, sysconfig
+class Path(importlib.machinery.PathFinder):
+    # finds everything but the installed mlflow_hpo
+    @classmethod
+    def find_spec(cls, name, *args):
+        spec = super().find_spec(name, *args)
+        installed = name == "mlflow_hpo" and spec and spec.origin.startswith(sysconfig.get_path("purelib"))
+        return None if installed else spec
+others = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+sys.meta_path = [Path if finder is importlib.machinery.PathFinder else finder for finder in others]
 sys.path = [entry for entry in sys.path if "editable" not in entry and entry not in ("", sys.argv[1])]
 try:
     import mlflow_hpo
