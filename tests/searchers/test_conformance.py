@@ -15,6 +15,8 @@ OPTIONS = {
     "gp": {"n_startup": 8},
 }
 MANY = {"random": 10_000, "sobol": 2000, "grid": 1000, "tpe": 200, "gp": 16, "optuna": 60}
+# a proposal takes too long for as many as others have: gp 7 to 14 trials a study, 61 pending at once;
+# optuna 12 to 24, 102 pending
 SCALE = {"gp": 0.24, "optuna": 0.4}
 
 
