@@ -92,8 +92,8 @@ def main(
         )
         about = (
             f"### {_count(number, 'worker')}: {_count(len(chosen), f'{split} task')} x "
-            f"{_count(seeds, 'seed')}\n\nMean normalised regret ± standard error over tasks after so many full trainings of "
-            f"{MAX_EPOCHS} epochs, (average rank), and speed-up.\n\n"
+            f"{_count(seeds, 'seed')}\n\nMean normalised regret ± standard error over tasks "
+            f"after so many full trainings of {MAX_EPOCHS} epochs, (average rank), and speed-up.\n\n"
         )
         table = about + markdown_table(
             ["method", *budgets, "speed-up", "version"],
