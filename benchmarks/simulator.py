@@ -54,10 +54,6 @@ class Trace:
         found = [value for at, _, value in self.steps if at <= epochs]
         return found[-1] if found else None
 
-    def epochs_to(self, value: float) -> int | None:
-        """Return how many epochs it took to find `value` or better, None if it never was."""
-        return next((epochs for epochs, _, found in self.steps if found >= value), None)
-
 
 @dataclass
 class _Worker:
