@@ -54,9 +54,9 @@ PARALLEL = ".parcoords canvas"
 METRIC = "val_accuracy"
 COLUMNS = {  # of the table of runs, with their widths in pixels
     "duration": 80,
-    f"metrics.`{METRIC}`": 120,
+    f"metrics.`best_{METRIC}`": 140,
     "params.`optimizer`": 90,
-    "params.`learning_rate`": 110,
+    "params.`learning_rate`": 105,
     "params.`batch_size`": 95,
     "params.`normalisation`": 110,
     "tags.`hpo.epochs`": 95,
