@@ -61,7 +61,6 @@ METHODS = {
     "syne-bohb": Entry("syne_tune", "syne-tune", {"name": "BOHB"}),
     "syne-mobster": Entry("syne_tune", "syne-tune", {"name": "MOBSTER"}),
     "syne-hypertune": Entry("syne_tune", "syne-tune", {"name": "HyperTune"}),
-    "syne-cqr": Entry("syne_tune", "syne-tune", {"name": "CQR"}),
     "smac-mf": Entry("smac", "smac"),
     "ray-asha": Entry("ray", "ray"),
 }
