@@ -17,7 +17,6 @@ from mlflow_hpo import SearchSpace
 from mlflow_hpo.space import Parameter
 
 logging.getLogger("syne_tune").setLevel(logging.ERROR)
-_FULL = {"CQR"}  # train every trial to the end
 _MODEL_BASED = {"MOBSTER", "HyperTune"}
 
 
@@ -69,16 +68,16 @@ class SyneTune:
 
 def make(space: SearchSpace, seed: int, max_epochs: int, *, name: str) -> SyneTune:
     """Return one of Syne Tune's baselines at its defaults, its debugging output left out."""
-    options: dict[str, Any] = {"metric": "value", "mode": "max", "random_seed": seed}
-    domain: dict[str, Any] = {key: _written(each) for key, each in space.items()}
-    if name not in _FULL:
-        domain["epochs"] = max_epochs
-        options |= {
-            "resource_attr": "epoch",
-            "max_resource_attr": "epochs",
-            "grace_period": MIN_EPOCHS,
-            "reduction_factor": 3,
-        }
+    domain: dict[str, Any] = {key: _written(each) for key, each in space.items()} | {"epochs": max_epochs}
+    options: dict[str, Any] = {
+        "metric": "value",
+        "mode": "max",
+        "random_seed": seed,
+        "resource_attr": "epoch",
+        "max_resource_attr": "epochs",
+        "grace_period": MIN_EPOCHS,
+        "reduction_factor": 3,
+    }
     if name in _MODEL_BASED:
         options["search_options"] = {"debug_log": False}
     return SyneTune(getattr(baselines, name)(domain, **options), max_epochs)
