@@ -268,7 +268,7 @@ def test_workers_leave_when_the_driver_is_gone(tmp_path):
     run.until(lambda event: isinstance(event, Reported))
     [worker] = run.launcher._workers.values()
     worker.connection.close()  # what the kernel does when the driver is killed
-    assert worker.process.wait(10) == 1
+    assert worker.process.wait(60) == 1
 
 
 def test_a_training_that_cannot_be_loaded_is_told(tmp_path):
