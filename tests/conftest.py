@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from launching import Run
 from mlflow.tracking import MlflowClient
 
 
@@ -37,6 +38,20 @@ def store(empty_store, tmp_path, monkeypatch):
     mlflow.set_tracking_uri(uri)
     yield MlflowClient(uri)
     mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture
+def start_jobs(tmp_path):
+    """Start a launcher for one training; its `submit` and `to_end` run jobs. Closed at the end."""
+    runs = []
+
+    def start(train, workers=1):
+        runs.append(Run(tmp_path, train, workers))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.launcher.close()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import mlflow
 import numpy as np
 import pytest
 import trainings
-from launchers.test_local import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.validation import _validate_metric_name
@@ -44,8 +43,8 @@ def only_parent(store):
     return parent
 
 
-def test_a_job_that_ends_as_it_is_killed_leaves_a_fresh_worker(start):
-    run = start(trainings.quick)
+def test_a_job_that_ends_as_it_is_killed_leaves_a_fresh_worker(start_jobs):
+    run = start_jobs(trainings.quick)
     run.submit(0, stop=1)
     run.until(lambda event: isinstance(event, Reported))
     run.launcher.reply(0, go_on=True, best=False)
@@ -58,14 +57,14 @@ def test_a_job_that_ends_as_it_is_killed_leaves_a_fresh_worker(start):
     assert (end.trial_id, end.outcome, end.reason) == (1, Outcome.COMPLETED, "")
 
 
-def test_a_worker_whose_child_holds_its_pipe_is_missed_all_the_same(start):
+def test_a_worker_whose_child_holds_its_pipe_is_missed_all_the_same(start_jobs):
     def train(trial):
         if os.fork() == 0:
             time.sleep(60)
             os._exit(0)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    run = start(train)
+    run = start_jobs(train)
     run.submit()
     begin = time.monotonic()
     end, _ = run.to_end()
@@ -73,7 +72,7 @@ def test_a_worker_whose_child_holds_its_pipe_is_missed_all_the_same(start):
     assert time.monotonic() - begin < 50
 
 
-def test_what_a_killed_trial_has_forked_goes_with_it(start, tmp_path, wait_for):
+def test_what_a_killed_trial_has_forked_goes_with_it(start_jobs, tmp_path, wait_for):
     def train(trial):
         child = os.fork()
         if child == 0:
@@ -82,7 +81,7 @@ def test_what_a_killed_trial_has_forked_goes_with_it(start, tmp_path, wait_for):
         (tmp_path / "child").write_text(str(child))
         time.sleep(60)
 
-    run = start(train)
+    run = start_jobs(train)
     run.submit()
     pid = int(wait_for(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text()))
     run.launcher.kill(0, "took too long")
@@ -92,17 +91,17 @@ def test_what_a_killed_trial_has_forked_goes_with_it(start, tmp_path, wait_for):
     wait_for(lambda: not status.exists() or "State:\tZ" in status.read_text(), 5)
 
 
-def test_a_training_that_raises_eof_fails_for_that_reason(start):
+def test_a_training_that_raises_eof_fails_for_that_reason(start_jobs):
     def train(trial):
         raise EOFError("Ran out of input")
 
-    run = start(train)
+    run = start_jobs(train)
     run.submit()
     end, _ = run.to_end()
     assert end.reason == "EOFError: Ran out of input"
 
 
-def test_a_training_that_swallows_the_stop_has_stopped(start):
+def test_a_training_that_swallows_the_stop_has_stopped(start_jobs):
     def train(trial):
         for epoch in trial.epochs():
             try:
@@ -110,7 +109,7 @@ def test_a_training_that_swallows_the_stop_has_stopped(start):
             except BaseException:
                 continue
 
-    run = start(train)
+    run = start_jobs(train)
     run.submit(stop=9)
     end, events = run.to_end(go_on=False)
     assert (end.outcome, end.reason) == (Outcome.STOPPED, "")
@@ -304,16 +303,3 @@ def test_errors_are_shown_without_secrets():
 
     with pytest.raises(StudyError, match="^problem: API request to http://host:5000/api failed$"):
         ask("problem", refused)
-
-
-@pytest.fixture
-def start(tmp_path):
-    runs = []
-
-    def start(train, workers=1):
-        runs.append(Run(tmp_path, train, workers))
-        return runs[-1]
-
-    yield start
-    for run in runs:
-        run.launcher.close()

@@ -2,102 +2,22 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 
 import cloudpickle
 import pytest
 import trainings
+from launching import Run
 
 from mlflow_hpo import ConfigError, StudyError
-from mlflow_hpo.errors import CorruptCheckpointError
-from mlflow_hpo.launchers.base import CheckpointStored, Ended, Outcome, Reported, Sampled, TrialJob, Warned
+from mlflow_hpo.launchers.base import CheckpointStored, Outcome, Reported, Sampled, TrialJob, Warned
 from mlflow_hpo.launchers.local import LocalLauncher, make_slots
-
-PARAMS = {"x": 0.5, "kind": "round"}
 
 # workers can't import this file: it lies in no package, and only what is installed is on their path
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-class FolderStore:
-    """Checkpoints in a folder; a file named `*.corrupt` fails its check."""
-
-    def __init__(self, folder):
-        self.folder = Path(folder)
-
-    def upload(self, epoch, path):
-        self.folder.mkdir(exist_ok=True)
-        name = f"{epoch}.ckpt"
-        (self.folder / name).write_bytes(path.read_bytes())
-        return name
-
-    def names(self):
-        found = ((int(path.name.split(".")[0]), path.name) for path in self.folder.glob("*"))
-        return sorted(found, reverse=True)
-
-    def download(self, name, folder):
-        if name.endswith(".corrupt"):
-            raise CorruptCheckpointError("planted")
-        return self.folder / name
-
-
-class Readings:
-    def sample(self):
-        return {"system/test": 1.0}
-
-
-class FolderServices:
-    def checkpoints(self, location):
-        return FolderStore(location)
-
-    def monitor(self):
-        return Readings()
-
-
-class Run:
-    """Runs jobs of one training to their ends, answering each report as told."""
-
-    def __init__(self, tmp_path, train, workers=1):
-        self.folder = tmp_path
-        self.launcher = LocalLauncher(workers)
-        (tmp_path / "work").mkdir()
-        self.launcher.start(train, FolderServices(), tmp_path / "work")
-
-    def submit(self, trial_id=0, params=PARAMS, start=0, stop=3):
-        job = TrialJob(trial_id, dict(params), start, stop, 1, str(self.folder / f"store-{trial_id}"))
-        self.launcher.submit(self.launcher.free_slot, job)
-
-    def until(self, wanted, go_on=True, best=False):
-        """Return the events up to the first that `wanted` accepts."""
-        events, deadline = [], time.monotonic() + 60
-        while not any(wanted(event) for event in events):
-            assert time.monotonic() < deadline, events
-            for event in self.launcher.wait(1.0):
-                events.append(event)
-                if isinstance(event, Reported) and not wanted(event):
-                    self.launcher.reply(event.trial_id, go_on=go_on, best=best)
-        return events
-
-    def to_end(self, **answer):
-        events = self.until(lambda event: isinstance(event, Ended), **answer)
-        return events[-1], events
-
-
-@pytest.fixture
-def start(tmp_path):
-    runs = []
-
-    def start(train, workers=1):
-        runs.append(Run(tmp_path, train, workers))
-        return runs[-1]
-
-    yield start
-    for run in runs:
-        run.launcher.close()
-
-
-def test_a_job_reports_every_epoch_and_samples_the_machine(start):
-    run = start(trainings.quick)
+def test_a_job_reports_every_epoch_and_samples_the_machine(start_jobs):
+    run = start_jobs(trainings.quick)
     run.submit()
     end, events = run.to_end()
     assert (end.trial_id, end.outcome, end.reason) == (0, Outcome.COMPLETED, "")
@@ -107,8 +27,8 @@ def test_a_job_reports_every_epoch_and_samples_the_machine(start):
     assert samples[0].number == 0
 
 
-def test_a_worker_is_used_again(start):
-    run = start(lambda trial: trial.report(1, pid=os.getpid()))
+def test_a_worker_is_used_again(start_jobs):
+    run = start_jobs(lambda trial: trial.report(1, pid=os.getpid()))
     pids = set()
     for trial_id in range(3):
         run.submit(trial_id, stop=1)
@@ -117,8 +37,8 @@ def test_a_worker_is_used_again(start):
     assert len(pids) == 1
 
 
-def test_a_promoted_trial_goes_on_from_its_checkpoint(start):
-    run = start(trainings.with_checkpoints)
+def test_a_promoted_trial_goes_on_from_its_checkpoint(start_jobs):
+    run = start_jobs(trainings.with_checkpoints)
     run.submit(stop=2)
     _, events = run.to_end()
     assert [event.epoch for event in events if isinstance(event, CheckpointStored)] == [2]
@@ -128,8 +48,8 @@ def test_a_promoted_trial_goes_on_from_its_checkpoint(start):
     assert [(event.epoch, event.metrics["length"]) for event in reports] == [(3, 3), (4, 4)]
 
 
-def test_the_best_epochs_checkpoint_is_stored_beside_the_newest(start):
-    run = start(trainings.with_checkpoints)
+def test_the_best_epochs_checkpoint_is_stored_beside_the_newest(start_jobs):
+    run = start_jobs(trainings.with_checkpoints)
     run.submit(stop=3)
     events = run.until(lambda event: isinstance(event, Reported))
     run.launcher.reply(0, go_on=True, best=True)
@@ -137,8 +57,8 @@ def test_the_best_epochs_checkpoint_is_stored_beside_the_newest(start):
     assert [event.epoch for event in events if isinstance(event, CheckpointStored)] == [1, 3]
 
 
-def test_a_corrupt_checkpoint_falls_back_to_the_one_before(start, tmp_path):
-    run = start(trainings.with_checkpoints)
+def test_a_corrupt_checkpoint_falls_back_to_the_one_before(start_jobs, tmp_path):
+    run = start_jobs(trainings.with_checkpoints)
     run.submit(stop=2)
     run.to_end()
     (tmp_path / "store-0" / "3.corrupt").touch()
@@ -150,10 +70,10 @@ def test_a_corrupt_checkpoint_falls_back_to_the_one_before(start, tmp_path):
     assert [event.epoch for event in events if isinstance(event, Reported)] == [3, 4]
 
 
-def test_without_any_intact_checkpoint_training_begins_from_scratch(start, tmp_path):
+def test_without_any_intact_checkpoint_training_begins_from_scratch(start_jobs, tmp_path):
     (tmp_path / "store-0").mkdir()
     (tmp_path / "store-0" / "2.corrupt").touch()
-    run = start(trainings.with_checkpoints)
+    run = start_jobs(trainings.with_checkpoints)
     run.submit(start=2, stop=3)
     _, events = run.to_end()
     warnings = [event.message for event in events if isinstance(event, Warned)]
@@ -161,24 +81,24 @@ def test_without_any_intact_checkpoint_training_begins_from_scratch(start, tmp_p
     assert [event.epoch for event in events if isinstance(event, Reported)] == [1, 2, 3]
 
 
-def test_told_to_stop_a_trial_stores_its_checkpoint_and_ends(start):
-    run = start(trainings.with_checkpoints)
+def test_told_to_stop_a_trial_stores_its_checkpoint_and_ends(start_jobs):
+    run = start_jobs(trainings.with_checkpoints)
     run.submit(stop=9)
     end, events = run.to_end(go_on=False)
     assert end.outcome is Outcome.STOPPED
     assert [event.epoch for event in events if isinstance(event, CheckpointStored)] == [1]
 
 
-def test_careless_training_stops_all_the_same(start):
-    run = start(trainings.swallows_everything)
+def test_careless_training_stops_all_the_same(start_jobs):
+    run = start_jobs(trainings.swallows_everything)
     run.submit(stop=1000)
     end, events = run.to_end(go_on=False)
     assert end.outcome is Outcome.STOPPED
     assert sum(isinstance(event, Reported) for event in events) == 1
 
 
-def test_an_interrupt_ends_a_trial_in_the_middle_of_an_epoch(start):
-    run = start(trainings.endless_epoch)
+def test_an_interrupt_ends_a_trial_in_the_middle_of_an_epoch(start_jobs):
+    run = start_jobs(trainings.endless_epoch)
     run.submit(stop=9)
     run.until(lambda event: isinstance(event, Reported))
     run.launcher.reply(0, go_on=True, best=False)
@@ -189,8 +109,8 @@ def test_an_interrupt_ends_a_trial_in_the_middle_of_an_epoch(start):
     assert [event.epoch for event in events if isinstance(event, CheckpointStored)] == [1]
 
 
-def test_a_late_interrupt_does_not_hit_the_next_job(start):
-    run = start(trainings.quick)
+def test_a_late_interrupt_does_not_hit_the_next_job(start_jobs):
+    run = start_jobs(trainings.quick)
     run.submit(0, stop=1)
     while not run.launcher.wait(1.0):
         pass
@@ -217,23 +137,23 @@ def test_a_late_interrupt_does_not_hit_the_next_job(start):
         (trainings.reports_text, "StudyError: report: loss must be a number, got str 'low'"),
     ],
 )
-def test_whatever_goes_wrong_ends_as_a_failure_with_its_reason(start, train, reason):
-    run = start(train)
+def test_whatever_goes_wrong_ends_as_a_failure_with_its_reason(start_jobs, train, reason):
+    run = start_jobs(train)
     run.submit()
     end, _ = run.to_end()
     assert (end.outcome, end.reason) == (Outcome.FAILED, reason)
 
 
-def test_a_failure_brings_the_end_of_its_traceback(start):
-    run = start(trainings.raises)
+def test_a_failure_brings_the_end_of_its_traceback(start_jobs):
+    run = start_jobs(trainings.raises)
     run.submit()
     end, _ = run.to_end()
     assert "trainings.py" in end.details
     assert end.details.rstrip().endswith("and more")
 
 
-def test_a_dead_worker_brings_the_end_of_its_output_and_is_replaced(start):
-    run = start(trainings.dies_for_positive)
+def test_a_dead_worker_brings_the_end_of_its_output_and_is_replaced(start_jobs):
+    run = start_jobs(trainings.dies_for_positive)
     run.submit(0, {"x": 0.5})
     end, _ = run.to_end()
     assert "about to die" in end.details
@@ -242,8 +162,8 @@ def test_a_dead_worker_brings_the_end_of_its_output_and_is_replaced(start):
     assert (end.trial_id, end.outcome) == (1, Outcome.COMPLETED)
 
 
-def test_a_killed_trial_fails_with_the_given_reason(start):
-    run = start(trainings.endless_epoch)
+def test_a_killed_trial_fails_with_the_given_reason(start_jobs):
+    run = start_jobs(trainings.endless_epoch)
     run.submit()
     run.until(lambda event: isinstance(event, Reported))
     run.launcher.reply(0, go_on=True, best=False)
@@ -285,8 +205,8 @@ def test_a_training_that_cannot_be_loaded_is_told(tmp_path):
         run.to_end()
 
 
-def test_signals_of_the_terminal_do_not_reach_workers(start):
-    run = start(trainings.slow)
+def test_signals_of_the_terminal_do_not_reach_workers(start_jobs):
+    run = start_jobs(trainings.slow)
     run.submit(stop=3)
     run.until(lambda event: isinstance(event, Reported))
     [worker] = run.launcher._workers.values()
@@ -296,8 +216,8 @@ def test_signals_of_the_terminal_do_not_reach_workers(start):
     assert end.outcome is Outcome.COMPLETED
 
 
-def test_a_busy_slot_takes_no_second_job(start):
-    run = start(trainings.quick)
+def test_a_busy_slot_takes_no_second_job(start_jobs):
+    run = start_jobs(trainings.quick)
     slot = run.launcher.free_slot
     run.submit()
     assert run.launcher.free_slot is None
