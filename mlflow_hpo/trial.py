@@ -139,10 +139,15 @@ def _whole(epoch: Any) -> int:
         raise StudyError(f"report: the epoch must be a whole number, got {epoch!r:.80}") from None
 
 
+def is_metric_name(name: str) -> bool:
+    """Whether MLflow takes `name`, and that of its best value, for a metric."""
+    is_path = posixpath.normpath(name) != name or name == "." or name.startswith(("..", "/"))
+    return len(name) <= MAX_NAME and NAME.fullmatch(name) is not None and not is_path
+
+
 def _check_name(name: str) -> None:
     """Refuse what MLflow would refuse: there it would cost the whole study."""
-    is_path = posixpath.normpath(name) != name or name == "." or name.startswith(("..", "/"))
-    if len(name) > MAX_NAME or not NAME.fullmatch(name) or is_path:
+    if not is_metric_name(name):
         raise StudyError(
             f"report: {name!r:.80} is no name for a metric; it must be of 1 to {MAX_NAME} letters, digits, "
             "blanks and any of _ - . : /, and not read as another path"
