@@ -56,7 +56,8 @@ class TrialRecord:
     Attributes:
         resource: epochs reported so far.
         value: the last value as it was reported, NaN and infinities included; None before the first.
-        best_value, best_resource: the best finite value and the epoch it was reported at.
+        feasible: whether the last report kept all constraints.
+        best_value, best_resource: the best finite feasible value and the epoch it was reported at.
         reason: why the trial failed.
     """
 
@@ -65,6 +66,7 @@ class TrialRecord:
     state: TrialState = TrialState.RUNNING
     resource: int = 0
     value: float | None = None
+    feasible: bool = True
     best_value: float | None = None
     best_resource: int | None = None
     reason: str | None = None
@@ -72,7 +74,7 @@ class TrialRecord:
 
 @dataclass(frozen=True, slots=True)
 class BestTrial:
-    """The best finite value that any trial reported, and the epoch (`resource`) at which it did."""
+    """The best finite feasible value that any trial reported, and the epoch (`resource`) at which it did."""
 
     trial_id: int
     config: Config
@@ -96,8 +98,8 @@ class Optimizer:
         seed: 0 or more.
         points: configurations to try first.
         early_stopping: the options of `EarlyStopping`: trials stop by their own curves, too.
-        goal: the search is over once a finite value is at least as good: nothing more is handed out, every
-            report of a running trial is answered by `Decision.STOP`, and paused trials are eliminated.
+        goal: the search is over once a finite feasible value is at least as good: nothing more is handed out,
+            every report of a running trial is answered by `Decision.STOP`, and paused trials are eliminated.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -197,8 +199,13 @@ class Optimizer:
         self._jobs[trial_id] = job
         return job
 
-    def report(self, trial_id: int, resource: int, value: float) -> Decision:
+    def report(self, trial_id: int, resource: int, value: float, *, feasible: bool = True) -> Decision:
         """Take the value of a running trial after `resource` epochs; NaN and infinities rank last.
+
+        Args:
+            trial_id, resource, value: whose value it is, after how many epochs, and the value itself.
+            feasible: whether the trial keeps its constraints at this epoch. If not, its value ranks last, as
+                an infinite one does, and `best` and `goal` pass over it. It may be feasible at a later epoch.
 
         Returns:
             Whether the trial goes on. After `Decision.STOP` call `complete`.
@@ -219,17 +226,18 @@ class Optimizer:
             )
         if not isinstance(value, numbers.Real):
             raise ValueError(f"report: value of trial {trial_id} must be a number, got {shown(value)}")
-        resource, value = int(resource), float(value)
+        resource, value, feasible = int(resource), float(value), bool(feasible)
         finite = math.isfinite(value)
         loss = self._sign * value if finite else math.inf
-        if finite and (record.best_value is None or loss < self._sign * record.best_value):
-            self._update(trial_id, resource=resource, value=value, best_value=value, best_resource=resource)
-        else:
-            self._update(trial_id, resource=resource, value=value)
-        if finite and (self._best is None or loss < self._sign * self._best.value):
+        counts = finite and feasible
+        self._update(trial_id, resource=resource, value=value, feasible=feasible)
+        if counts and (record.best_value is None or loss < self._sign * record.best_value):
+            self._update(trial_id, best_value=value, best_resource=resource)
+        if counts and (self._best is None or loss < self._sign * self._best.value):
             self._best = BestTrial(trial_id, dict(record.config), resource, value)
-        self._searcher.report(trial_id, resource, loss)
-        decision = self._scheduler.report(trial_id, resource, loss)
+        self._searcher.report(trial_id, resource, loss if feasible else math.inf)
+        tell = self._scheduler.report if feasible else self._scheduler.report_infeasible
+        decision = tell(trial_id, resource, loss)
         if self.goal_reached:
             self._give_up_paused_trials()
             if resource < self.max_resource:
@@ -281,7 +289,7 @@ class Optimizer:
 
     @property
     def goal_reached(self) -> bool:
-        """Whether any trial reported a finite value that is at least as good as `goal`."""
+        """Whether any trial reported a finite feasible value that is at least as good as `goal`."""
         return self._best is not None and self._sign * self._best.value <= self._goal_loss
 
     @property
@@ -299,7 +307,7 @@ class Optimizer:
 
     @property
     def best(self) -> BestTrial | None:
-        """The best finite value reported by any trial, the earlier one where they tie; None without any."""
+        """The best finite feasible value of any trial, the earlier one where they tie; None without any."""
         return self._best
 
     @property

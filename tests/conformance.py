@@ -39,13 +39,20 @@ def error(config: Config, epoch: int) -> float:
 
 
 def drive(
-    optimizer: Optimizer, *, workers: int = 4, seed: int = 0, failures: float = 0.0, odd_values: float = 0.0
+    optimizer: Optimizer,
+    *,
+    workers: int = 4,
+    seed: int = 0,
+    failures: float = 0.0,
+    odd_values: float = 0.0,
+    infeasible: float = 0.0,
 ) -> list[Job]:
     """Run `optimizer` to its end with workers that take turns at random; check what must hold at every step.
 
     Args:
         failures: share of the epochs that crash.
         odd_values: share of the reported values that are NaN or infinite.
+        infeasible: share of the reported values that break a constraint.
 
     Returns:
         All jobs in the order in which they were handed out.
@@ -56,6 +63,7 @@ def drive(
     configs: dict[int, Config] = {}
     eliminated: list[int] = []
     jobs = []
+    best: tuple[float, int, int] | None = None  # finite feasible value, trial, epoch
     while True:
         while len(running) < workers and (job := optimizer.ask()) is not None:
             trial = job.trial_id
@@ -81,7 +89,11 @@ def drive(
             value = error(job.config, epoch)
             if rng.random() < odd_values:
                 value = rng.choice([math.nan, math.inf, -math.inf])
-            stopped = optimizer.report(trial, epoch, value) is Decision.STOP
+            feasible = infeasible == 0 or rng.random() >= infeasible
+            if feasible and math.isfinite(value) and (best is None or value < best[0]):
+                best = value, trial, epoch
+            stopped = optimizer.report(trial, epoch, value, feasible=feasible) is Decision.STOP
+            assert optimizer.trials[trial].feasible is feasible
             if stopped or epoch == job.stop:
                 optimizer.complete(trial)
                 del running[trial]
@@ -95,6 +107,8 @@ def drive(
             eliminated = list(optimizer.eliminated)
     assert optimizer.finished
     assert optimizer.ask() is None
+    found = optimizer.best and (optimizer.best.value, optimizer.best.trial_id, optimizer.best.resource)
+    assert found == best, "the best value that is finite and feasible"
     assert {trial for trial, record in optimizer.trials.items() if record.state is TrialState.PAUSED} == {
         *reached
     }
@@ -125,7 +139,7 @@ class Conformance:
 
     def test_the_same_seed_and_calls_give_the_same_jobs(self) -> None:
         first, again = (
-            drive(self.optimizer(self.scaled(50)), workers=3, failures=0.05, odd_values=0.05)
+            drive(self.optimizer(self.scaled(50)), workers=3, failures=0.05, odd_values=0.05, infeasible=0.05)
             for _ in range(2)
         )
         assert first == again
@@ -138,13 +152,13 @@ class Conformance:
         best = min(record.best_value for record in optimizer.trials.values())
         assert optimizer.best.value == best
 
-    def test_survives_failures_nan_and_infinities(self) -> None:
+    def test_survives_failures_nan_infinities_and_infeasible_values(self) -> None:
         optimizer = self.optimizer(self.scaled(60))
-        drive(optimizer, workers=8, failures=0.3, odd_values=0.3)
+        drive(optimizer, workers=8, failures=0.3, odd_values=0.2, infeasible=0.2)
         assert len(optimizer.trials) == self.scaled(60)
         assert math.isfinite(optimizer.best.value)
 
-    @pytest.mark.parametrize("trouble", [{"failures": 1.0}, {"odd_values": 1.0}])
+    @pytest.mark.parametrize("trouble", [{"failures": 1.0}, {"odd_values": 1.0}, {"infeasible": 1.0}])
     def test_ends_without_a_single_value(self, trouble: dict[str, float]) -> None:
         optimizer = self.optimizer(self.scaled(30))
         drive(optimizer, **trouble)

@@ -110,6 +110,66 @@ def test_the_best_is_the_best_finite_value_and_the_earlier_of_equals():
     assert engine.best.trial_id == 0
 
 
+@pytest.mark.parametrize(("mode", "better"), [("min", 0.1), ("max", 0.9)])
+def test_an_infeasible_value_ranks_last_and_is_never_the_best(mode, better):
+    scheduler, searcher = Stopping(1, 9), Recorder(LINE)
+    engine = optimizer(mode=mode, scheduler=scheduler, searcher=searcher, goal=better)
+    sign = 1 if mode == "min" else -1
+    job = engine.ask()
+    engine.report(0, 1, better, feasible=False)
+    record = engine.trials[0]
+    assert (record.value, record.feasible, record.best_value, record.best_resource) == (
+        better, False, None, None
+    )  # fmt: skip
+    assert engine.best is None
+    assert not engine.goal_reached
+    engine.report(0, 2, 0.5, feasible=True)
+    assert engine.best == BestTrial(0, job.config, 2, 0.5)
+    assert engine.trials[0].feasible
+    engine.report(0, 3, better, feasible=False)
+    engine.complete(0)
+    record = engine.trials[0]
+    assert (record.value, record.feasible, record.best_value, record.best_resource) == (better, False, 0.5, 2)
+    assert engine.best.resource == 2
+    assert scheduler.losses == [math.inf, sign * 0.5, math.inf]
+    assert [call[-1] for call in searcher.told if call[0] == "report"] == scheduler.losses
+    engine.ask()
+    engine.report(1, 1, better)
+    assert engine.goal_reached
+
+
+def test_a_record_is_feasible_until_a_report_says_otherwise():
+    engine = optimizer(scheduler="full")
+    engine.ask()
+    assert engine.trials[0].feasible
+    engine.report(0, 1, math.nan)
+    assert engine.trials[0].feasible
+    engine.report(0, 2, math.nan, feasible=np.False_)
+    assert engine.trials[0].feasible is False
+
+
+def test_an_infeasible_trial_is_not_promoted_though_it_is_better():
+    engine = optimizer(scheduler={"name": "successive_halving", "bracket_size": 3}, trials=3)
+    for trial in range(3):
+        engine.ask()
+        engine.report(trial, 1, float(trial), feasible=trial > 0)
+        engine.complete(trial)
+    assert engine.ask().trial_id == 1
+    assert engine.eliminated == [2, 0], "ranked last"
+
+
+def test_infeasibility_neither_diverges_nor_stands_still():
+    engine = optimizer(scheduler="full", early_stopping={"patience": 3, "divergence": 10})
+    for _ in range(3):
+        engine.ask()
+    decisions = [engine.report(0, epoch, 10.0 - epoch, feasible=False) for epoch in range(1, 10)]
+    assert decisions == [Decision.CONTINUE] * 9
+    assert [engine.report(1, epoch, 1.0, feasible=False) for epoch in range(1, 5)] == [
+        *[Decision.CONTINUE] * 3, Decision.STOP
+    ], "a plateau is one, feasible or not"  # fmt: skip
+    assert engine.report(2, 1, math.nan, feasible=False) is Decision.STOP, "so is divergence"
+
+
 def test_records_show_the_study():
     engine = optimizer(mode="max", scheduler="full", trials=2)
     job = engine.ask()

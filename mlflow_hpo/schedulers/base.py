@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -65,6 +66,13 @@ class Scheduler(ABC):
     @abstractmethod
     def report(self, trial_id: int, resource: int, loss: float) -> Decision:
         """Take the loss of a running trial at `resource` epochs (strictly ascending for each trial)."""
+
+    def report_infeasible(self, trial_id: int, resource: int, loss: float) -> Decision:
+        """Take a report that breaks a constraint: it ranks last, whatever its loss, as an infinite one does.
+
+        Only one that looks at a trial's own curve, such as `EarlyStopping`, has a use for `loss`.
+        """
+        return self.report(trial_id, resource, math.inf)
 
     @abstractmethod
     def complete(self, trial_id: int) -> None:

@@ -20,6 +20,9 @@ class EarlyStopping(Scheduler):
     - when it diverges: at a loss that is not finite, or is above `divergence` times the magnitude of the
       first finite loss of the trial (a first loss of 0 compares nothing).
 
+    A report that breaks a constraint counts here with the loss that it has: being infeasible is neither a
+    plateau nor divergence, and a trial may become feasible later. The other scheduler ranks it last.
+
     Nothing is stopped at `max_resource`, where training ends anyway. The other scheduler decides about all
     other trials as ever; it counts a stopped one with its last loss (`Scheduler.retire`).
 
@@ -56,7 +59,17 @@ class EarlyStopping(Scheduler):
 
     def report(self, trial_id: int, resource: int, loss: float) -> Decision:
         """Tell the scheduler, then look at the trial's own curve."""
-        if self._inner.report(trial_id, resource, loss) is Decision.STOP:
+        decision = self._inner.report(trial_id, resource, loss)
+        return self._or_stop(decision, trial_id, resource, loss)
+
+    def report_infeasible(self, trial_id: int, resource: int, loss: float) -> Decision:
+        """Tell the scheduler, then look at the trial's own curve, in which `loss` is like any other."""
+        decision = self._inner.report_infeasible(trial_id, resource, loss)
+        return self._or_stop(decision, trial_id, resource, loss)
+
+    def _or_stop(self, decision: Decision, trial_id: int, resource: int, loss: float) -> Decision:
+        """Return the scheduler's decision, or STOP if the trial's own curve demands it."""
+        if decision is Decision.STOP:
             return Decision.STOP
         plateau = self._plateau(trial_id, loss) and resource >= self.min_resource
         if (plateau or self._diverged(trial_id, loss)) and resource < self.max_resource:

@@ -46,6 +46,27 @@ def test_when_a_trial_is_stopped(losses, options, epoch):
     assert stopped_at(losses, **options) == epoch
 
 
+@pytest.mark.parametrize("options", [{"patience": 2}, {"divergence": 10}])
+def test_an_infeasible_report_counts_with_its_loss_and_ranks_last_inside(options):
+    told = []
+
+    class Inner(FullScheduler):
+        def report(self, trial_id, resource, loss):
+            told.append(loss)
+            return Decision.STOP if resource == 4 else Decision.CONTINUE
+
+    scheduler = EarlyStopping(Inner(1, 9), **options)
+    scheduler.next(0)
+    losses = [3.0, 2.0, 1.0, 0.5]
+    decisions = [scheduler.report_infeasible(0, epoch, loss) for epoch, loss in enumerate(losses, 1)]
+    assert decisions == [Decision.CONTINUE] * 3 + [Decision.STOP]
+    assert told == [math.inf] * 4
+    scheduler.complete(0)
+    scheduler.next(1)
+    assert scheduler.report_infeasible(1, 1, 1.0) is Decision.CONTINUE
+    assert scheduler.report(1, 2, 11.0) is (Decision.STOP if "divergence" in options else Decision.CONTINUE)
+
+
 @pytest.mark.parametrize("name", SCHEDULERS.names)
 def test_a_wrapped_scheduler_decides_as_it_would_alone(name):
     def drive(scheduler):
