@@ -48,12 +48,20 @@ class Bookkeeper:
         self._tracker.tags(entry.run_id, {"hpo.rung": str(job.rung)})
         return self.ledger.started(job, entry.run_id, entry.location, slot)
 
-    def reported(self, trial_id: int, epoch: int, metrics: Mapping[str, float], time: float) -> None:
-        """Write the metrics of an epoch, and beside them the trial's best value if this is it."""
-        record = self._optimizer.trials[trial_id]
+    def reported(
+        self, trial_id: int, epoch: int, metrics: Mapping[str, float], time: float, *, broken: str
+    ) -> None:
+        """Write the metrics of an epoch, and beside them the trial's best value if this is it.
+
+        `broken` says in words which constraints it breaks, "" if none.
+        """
+        entry, record = self.ledger.trials[trial_id], self._optimizer.trials[trial_id]
         if record.best_value is not None and record.best_resource == epoch:
             metrics = {**metrics, self.best_metric: record.best_value}
-        self._tracker.metrics(self.ledger.trials[trial_id].run_id, metrics, step=epoch, time=time)
+        self._tracker.metrics(entry.run_id, metrics, step=epoch, time=time)
+        if broken != entry.infeasible:
+            entry.infeasible = broken
+            self._tracker.tags(entry.run_id, {"hpo.infeasible": broken})
 
     def failed(self, trial_id: int, reason: str, details: str) -> None:
         """Write the end of a failed trial."""
@@ -107,6 +115,8 @@ class Bookkeeper:
             "epochs_spent": float(ledger.epochs),
             "gpu_hours_spent": ledger.gpu_hours,
         }
+        if self._config.constraints:
+            values["trials_infeasible"] = float(len(ledger.infeasible()))
         if best is not None:
             values[self.best_metric] = best.value
         self._tracker.progress(values, step=self._progress_steps)
@@ -143,9 +153,11 @@ class Bookkeeper:
             "params": best.config,
         }
         tracker.log_text("best_config.yaml", as_yaml(found))
+        infeasible = len(self.ledger.infeasible())
         tracker.describe(
             f"Best: **{self._config.metric.name} {best.value:.6g}** by trial {best.trial_id} "
             f"at epoch {best.resource}, of {len(self.ledger.trials)} trials and {self.ledger.epochs} epochs."
+            + (f" {infeasible} of the trials are infeasible." if infeasible else "")
         )
         tracker.tags(tracker.run_id, {"hpo.best_trial": str(best.trial_id), "hpo.best_run": entry.run_id})
         tracker.flush()
@@ -189,8 +201,10 @@ class Bookkeeper:
         entry, record = self.ledger.trials[trial_id], self._optimizer.trials[trial_id]
         word = {"SCHEDULED": "paused", "FINISHED": "finished", "KILLED": "stopped", "FAILED": "failed"}
         value = "" if record.value is None else f", {self._config.metric.name} {record.value:.6g}"
+        told = entry.infeasible and entry.status != "FAILED"
+        broken = f" (infeasible: {entry.infeasible})" if told else ""
         reason = f": {entry.reason}" if entry.reason else ""
-        return f"trial {trial_id}: {word[entry.status]} at epoch {entry.reported}{value}{reason}"
+        return f"trial {trial_id}: {word[entry.status]} at epoch {entry.reported}{value}{broken}{reason}"
 
     def _seconds_to_go(self) -> float | None:
         expected, ledger = self._optimizer.expected_resource, self.ledger
@@ -239,6 +253,7 @@ class Bookkeeper:
             best_epoch=record.best_resource or 0,
             seconds=entry.seconds,
             reason=entry.reason,
+            infeasible=entry.infeasible,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from mlflow_hpo.constraints import Constraint, parse_constraints
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.space import SearchSpace
 
@@ -39,6 +40,11 @@ Space = Annotated[
     SearchSpace,
     BeforeValidator(lambda value: value if isinstance(value, SearchSpace) else SearchSpace(value)),
     PlainSerializer(lambda space: space.to_dict(), return_type=dict),
+]
+Constraints = Annotated[
+    tuple[Constraint, ...],
+    BeforeValidator(parse_constraints),
+    PlainSerializer(lambda constraints: [str(constraint) for constraint in constraints], return_type=list),
 ]
 
 
@@ -86,6 +92,7 @@ class StudyKeys(TypedDict, total=False):
     points: list[dict[str, Any]]
     early_stopping: Mapping[str, float]
     goal: float
+    constraints: Sequence[str]
     experiment: str
     name: str
     data: str
@@ -112,6 +119,7 @@ class StudyConfig(_Section):
         points: configurations to try first.
         early_stopping: ``patience``, ``min_delta`` and ``divergence``: trials stop by their own curves, too.
         goal: value of the metric at which the study ends.
+        constraints: bounds on other metrics, such as "latency_ms <= 20"; who breaks one is infeasible.
         experiment: MLflow experiment; None for MLflow's own default.
         name: name of the parent run.
         data, target: data of the bundled training, and the column to predict where the data is a table.
@@ -135,6 +143,7 @@ class StudyConfig(_Section):
     points: tuple[dict[str, Any], ...] = ()
     early_stopping: dict[str, Any] | None = None
     goal: float | None = None
+    constraints: Constraints = ()
     experiment: Name | None = None
     name: Name | None = None
     data: Name | None = None
@@ -152,6 +161,17 @@ class StudyConfig(_Section):
                 "max_resource",
                 f"must be at least min_resource ({self.min_resource}), got {self.max_resource}",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _constraints_are_on_other_metrics(self) -> StudyConfig:
+        for index, constraint in enumerate(self.constraints):
+            if constraint.metric == self.metric.name:
+                raise ConfigError(
+                    f"constraints[{index}]",
+                    "must be on another metric than the one that is optimised (a value of that one at which "
+                    f"the study ends is its goal), got {str(constraint)!r}",
+                )
         return self
 
     @classmethod
@@ -226,7 +246,7 @@ def _first_error(error: ValidationError) -> ConfigError:
     details = error.errors(include_url=False)[0]
     if isinstance(cause := details.get("ctx", {}).get("error"), ConfigError):
         path = [str(part) for part in details["loc"]]
-        if path and cause.field.split(".")[0] != path[0]:
+        if path and re.split(r"[.\[]", cause.field)[0] != path[0]:
             return cause.under(path[0])
         return cause
     path = [str(part) for part in details["loc"]]

@@ -25,6 +25,7 @@ class TrialEntry:
     samples: int = 0  # of system metrics
     trained: int = 0  # the epoch that the present job has reached
     reported: int = 0  # the furthest epoch ever reported
+    infeasible: str = ""  # which constraints its last report broke, in words
     checkpoints: dict[int, str] = field(default_factory=dict)  # epoch -> name, of those in the store
 
 
@@ -82,6 +83,14 @@ class Ledger:
         self._gpu_seconds += seconds * entry.slot.gpus
         self.running.discard(trial_id)
         return entry
+
+    def infeasible(self) -> list[int]:
+        """Return the trials that broke a constraint at their last report, without those that failed."""
+        return [
+            trial_id
+            for trial_id, entry in self.trials.items()
+            if entry.infeasible and entry.status != "FAILED"
+        ]
 
     def exhausted(self) -> str:
         """Return which limit of the budget is reached, in words; "" while none is."""

@@ -19,6 +19,7 @@ import numpy as np
 from mlflow_hpo.bookkeeper import Bookkeeper
 from mlflow_hpo.config import StudyConfig, StudyKeys
 from mlflow_hpo.errors import ConfigError, CorruptCheckpointError, StudyError
+from mlflow_hpo.feasibility import Feasibility
 from mlflow_hpo.launchers import LAUNCHERS
 from mlflow_hpo.launchers.base import (
     CheckpointStored,
@@ -119,6 +120,7 @@ class Study:
         self._deadline = 0.0  # until when running trials may store a checkpoint, once stopping
         self._overdue: set[int] = set()  # trials that did not make it by then
         self._interrupted = False
+        self._feasibility = Feasibility(config.constraints)
 
     @property
     def best(self) -> BestTrial | None:
@@ -218,7 +220,7 @@ class Study:
                 f"metric: {metric!r} is not among what the training reports at epoch {epoch}: "
                 + ", ".join(sorted(event.metrics))
             )
-            if self.best is None:
+            if all(record.value is None for record in self.optimizer.trials.values()):
                 raise StudyError(problem)
             self._launcher.kill(trial_id, problem)  # others do report it
             return
@@ -227,11 +229,15 @@ class Study:
             return
         go_on, before = not self._stopping, self.best
         if self._books.ledger.trained(trial_id, epoch):
-            if self.optimizer.report(trial_id, epoch, event.metrics[metric]) is Decision.STOP:
+            broken = self._feasibility.judge(trial_id, event.metrics)
+            if absent := self._feasibility.newly_absent(trial_id):
+                self._warn(f"trial {trial_id}: {absent}; it is infeasible until it does")
+            decision = self.optimizer.report(trial_id, epoch, event.metrics[metric], feasible=not broken)
+            if decision is Decision.STOP:
                 by = GOAL_REACHED if self.optimizer.goal_reached else "stopped by the scheduler"
                 entry.reason = f"{by} at epoch {epoch}"
                 go_on = False
-            self._books.reported(trial_id, epoch, event.metrics, event.time)
+            self._books.reported(trial_id, epoch, event.metrics, event.time, broken=broken)
         improved = self.best != before
         self._launcher.reply(trial_id, go_on=go_on, best=improved)
         if improved:
@@ -249,6 +255,8 @@ class Study:
         elif event.outcome is Outcome.STOPPED and short and not entry.reason and not self._stopping:
             reason = f"the training raised TrialStopped by itself after epoch {entry.reported}"
         paused_by_us = event.outcome is Outcome.STOPPED and short and not entry.reason
+        if not (reason or paused_by_us or self.optimizer.goal_reached):  # those may have had it still to come
+            reason = self._feasibility.absent(trial_id)
         if trial_id in self._overdue or (paused_by_us and not reason):
             books.interrupted(trial_id)
         elif reason:
@@ -286,7 +294,11 @@ class Study:
 
     def _look_at_failures(self) -> None:
         failures = self._failures()
-        if len(failures) >= self.config.max_failures and self.best is None:
+        ledger = self._books.ledger
+        succeeded = self.best is not None or any(
+            ledger.trials[trial_id].status != "RUNNING" for trial_id in ledger.infeasible()
+        )
+        if len(failures) >= self.config.max_failures and not succeeded:
             raise StudyError(
                 f"max_failures: {len(failures)} trials failed and none succeeded, "
                 f"the last one with: {failures[-1]}"
@@ -307,13 +319,25 @@ class Study:
         if self.best is None:
             if self._interrupted:
                 return
-            failures = self._failures()
-            why = f"; the last failure: {failures[-1]}" if failures else f"; {self._stopping}"
-            raise StudyError(f"no trial reported a finite {self.config.metric.name}{why}")
+            raise StudyError(self._why_no_best())
         self._books.best_found(self.best)
         if isinstance(self._train, DescribedTraining) and not self._interrupted:
             self._log_model(self._train, self.best, folder)
         self._books.clear_checkpoints()
+
+    def _why_no_best(self) -> str:
+        failures, ledger = self._failures(), self._books.ledger
+        infeasible = ledger.infeasible()
+        which = "feasible trial" if self.config.constraints else "trial"
+        parts = [f"no {which} reported a finite {self.config.metric.name}"]
+        if infeasible:
+            broken = self._feasibility.broken_by(infeasible)
+            parts.append(f"{len(infeasible)} of {len(ledger.trials)} trials are infeasible: {broken}")
+        if failures:
+            parts.append(f"the last failure: {failures[-1]}")
+        elif self._stopping:
+            parts.append(self._stopping)
+        return "; ".join(parts)
 
     def _log_model(self, train: DescribedTraining, best: BestTrial, folder: Path) -> None:
         self._tell(f"logging the best model: trial {best.trial_id} at epoch {best.resource}")
@@ -367,6 +391,13 @@ class Study:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
+    def _warn(self, message: str) -> None:
+        """Tell what the user should know, also where nobody listens."""
+        if self._listener is None:
+            logger.warning("%s", message)
+        else:
+            self._tell(message)
+
     def _tell(self, message: str) -> None:
         logger.info("%s", message)
         if self._listener is not None:
@@ -413,13 +444,24 @@ def _describe(train: Trainable, config: StudyConfig) -> dict[str, str]:
             f"must be one that the training logs ({', '.join(sorted(train.metrics))}), "
             f"got {config.metric.name!r}",
         )
+    for index, constraint in enumerate(config.constraints):
+        if constraint.metric not in train.metrics:
+            raise ConfigError(
+                f"constraints[{index}]",
+                f"must be on a metric that the training logs ({', '.join(sorted(train.metrics))}), "
+                f"got {str(constraint)!r}",
+            )
     return dict(train.describe())
 
 
 def _parent_run(config: StudyConfig, facts: Mapping[str, str]) -> dict[str, Any]:
     """Return what the parent run says of a study, as the arguments of `Tracker`."""
     limits = config.budget.model_dump(exclude_none=True)
-    rules = {"early_stopping": config.early_stopping, "goal": config.goal}
+    rules = {
+        "early_stopping": config.early_stopping,
+        "goal": config.goal,
+        "constraints": [str(constraint) for constraint in config.constraints] or None,
+    }
     settings = {
         "searcher": config.searcher,
         "scheduler": config.scheduler,

@@ -33,12 +33,14 @@ def test_a_config_round_trips_through_yaml_and_json():
         points=[{"x": 0.5}],
         early_stopping={"patience": 5, "min_delta": 0.01},
         goal=0.1,
+        constraints=["latency_ms<=2e1", "recall > 0.90"],
         trials=3,
         register="model",
         keep_checkpoints="all",
     )
     assert StudyConfig.parse(yaml.safe_load(yaml.safe_dump(config.to_dict()))) == config
     assert StudyConfig.parse(json.loads(json.dumps(config.to_dict()))) == config
+    assert config.to_dict()["constraints"] == ["latency_ms <= 20", "recall > 0.9"]
 
 
 def test_a_config_is_frozen():
@@ -70,6 +72,16 @@ def test_a_config_is_frozen():
         ({"keep_checkpoints": "some"}, "keep_checkpoints: must be 'best' or 'all', got 'some'"),
         ({"searcher": 5}, "searcher: must be a name, or a mapping with a name and options, got 5"),
         ({"scheduler": {"eta": 3}}, "scheduler: must be a name, or a mapping with a name"),
+        ({"constraints": "a < 1"}, "constraints: must be a list such as ['latency_ms <= 20'], got 'a < 1'"),
+        ({"constraints": None}, "constraints: must be a list such as ['latency_ms <= 20'], got None"),
+        ({"constraints": ["a < 1", "b = 1"]}, "constraints[1]: must be a metric, one of <=, >=, <, > and a"),
+        ({"constraints": ["a < 1", {"b": "c < 1"}]}, "constraints[1]: must be a metric, one of <=, >=, <, >"),
+        ({"constraints": ["a < 1", "a > 1"]}, "constraints[1]: must leave room beside a < 1, got 'a > 1'"),
+        (
+            {"constraints": ["a < 1", "loss < 1"]},
+            "constraints[1]: must be on another metric than the one that is optimised (a value of that one "
+            "at which the study ends is its goal), got 'loss < 1'",
+        ),
         ({"name": ""}, "name: must have at least 1 character, got ''"),
     ],
 )

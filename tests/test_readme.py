@@ -38,8 +38,17 @@ def test_the_space_of_the_guide_is_valid():
 
     from mlflow_hpo import SearchSpace
 
-    [text] = blocks((ROOT / "docs" / "search-yaml.md").read_text(), "yaml")
+    text, _ = blocks((ROOT / "docs" / "search-yaml.md").read_text(), "yaml")
     assert "momentum" in SearchSpace(yaml.safe_load(text)["space"]).names
+
+
+def test_the_constraints_of_the_guide_are_valid():
+    import yaml
+
+    from mlflow_hpo.constraints import parse_constraints
+
+    _, text = blocks((ROOT / "docs" / "search-yaml.md").read_text(), "yaml")
+    assert len(parse_constraints(yaml.safe_load(text)["constraints"])) == 2
 
 
 def test_the_guide_names_every_key():

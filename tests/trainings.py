@@ -127,3 +127,56 @@ def reports_backwards(trial):
 
 def reports_text(trial):
     trial.report(1, loss="low")
+
+
+def better_but_slower(trial):
+    """The larger x, the better and the slower: 20 + 10 x milliseconds, measured in the first epoch only."""
+    with tempfile.TemporaryDirectory() as folder:
+        for epoch in trial.epochs():
+            file = Path(folder) / "state"
+            file.write_text(str(epoch))
+            trial.save_checkpoint(file)
+            latency = {"latency_ms": 20 + 10 * trial.params["x"]} if epoch == 1 else {}
+            trial.report(epoch, loss=1 - trial.params["x"] + 1 / epoch, **latency)
+
+
+def recall_rises(trial):
+    """A recall of half, then whole; its size grows beyond any bound at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        for epoch in trial.epochs():
+            file = Path(folder) / "state"
+            file.write_text(str(epoch))
+            trial.save_checkpoint(file)
+            trial.report(
+                epoch,
+                loss=1 / epoch,
+                recall=0.5 if epoch < 3 else 1.0,
+                size=float("nan") if epoch > 4 else 1.0,
+            )
+
+
+def latency_at_the_end(trial):
+    for epoch in trial.epochs():
+        latency = {"latency_ms": 20 + 10 * trial.params["x"]} if epoch == 3 else {}
+        trial.report(epoch, loss=curve(trial.params, epoch), **latency)
+
+
+def gap_and_latency(trial):
+    for epoch in trial.epochs():
+        trial.report(epoch, loss=1.0, latency_ms=20, loss_gap=trial.params["x"])
+
+
+def one_is_late(trial):
+    """Trial x = 0 gets to a loss of 1/2 after a while; the other measures its latency in the end only."""
+    for epoch in trial.epochs():
+        time.sleep(0.05)
+        if trial.params["x"] == 0:
+            trial.report(epoch, loss=0.5 if epoch > 20 else 1.0, latency_ms=5)
+        else:
+            trial.report(epoch, loss=1.0)
+
+
+def raises_or_is_slow(trial):
+    if trial.params["x"] > 0:
+        raise ValueError("x is positive")
+    trial.report(1, loss=1.0, latency_ms=100)

@@ -31,9 +31,10 @@ def duration(seconds: float) -> str:
 
 
 def states(study: StudySummary) -> str:
-    """Return how many trials are in which state, such as "3 running, 9 paused"."""
+    """Return how many trials are in which state, such as "3 running, 9 paused (infeasible: 2)"."""
     parts = [f"{n} {word}" for status, word in STATES.items() if (n := study.count(status))]
-    return ", ".join(parts) or "no trial yet"
+    infeasible = f" (infeasible: {n})" if (n := study.count_infeasible()) else ""
+    return ", ".join(parts) + infeasible if parts else "no trial yet"
 
 
 def rungs(study: StudySummary) -> str:

@@ -98,6 +98,7 @@ def _trial(run: Run, space: SearchSpace, metric: str) -> TrialSummary:
         best_epoch=int(tags.get("hpo.best_epoch", 0)),
         seconds=float(tags.get("hpo.seconds", 0)),
         reason=tags.get("hpo.stop_reason", ""),
+        infeasible=tags.get("hpo.infeasible", ""),
     )
 
 

@@ -18,8 +18,8 @@ class TrialSummary:
     """One trial. `status` is MLflow's: RUNNING, SCHEDULED (paused), FINISHED, KILLED (stopped early) or
     FAILED.
 
-    `epochs` is how far it was trained, `value` the metric there, `best` the best value it reported, at
-    `best_epoch`.
+    `epochs` is how far it was trained, `value` the metric there, `best` the best feasible value it reported,
+    at `best_epoch`. `infeasible` says which constraints it breaks there, "" if none.
     """
 
     trial_id: int
@@ -34,6 +34,7 @@ class TrialSummary:
     best_epoch: int = 0
     seconds: float = 0.0
     reason: str = ""
+    infeasible: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class StudySummary:
         return len(self.trials) * self.max_resource
 
     def ranked(self) -> list[TrialSummary]:
-        """Return the trials that have a value, best first."""
+        """Return the trials that have a feasible value, best first."""
         valued = [trial for trial in self.trials if trial.best is not None]
         sign = -1.0 if self.mode == "max" else 1.0
         return sorted(
@@ -87,3 +88,7 @@ class StudySummary:
     def count(self, status: str) -> int:
         """Return how many trials have this status."""
         return sum(trial.status == status for trial in self.trials)
+
+    def count_infeasible(self) -> int:
+        """Return how many trials broke a constraint at their last report; failed ones do not count."""
+        return sum(trial.infeasible != "" and trial.status != "FAILED" for trial in self.trials)

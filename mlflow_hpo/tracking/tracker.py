@@ -311,5 +311,6 @@ def _row(trial: TrialSummary, metric: str) -> dict[str, Any]:
         "best_epoch": trial.best_epoch,
         "seconds": round(trial.seconds, 3),
         "reason": trial.reason,
+        "infeasible": trial.infeasible,
         **{f"params.{name}": value for name, value in trial.params.items()},
     }

@@ -8,11 +8,11 @@ from mlflow_hpo.reports.text import best_line, ending, rungs, saved, spent, stat
 from mlflow_hpo.tracking.summary import StudySummary, TrialSummary
 
 
-def trial(trial_id, status, epochs, best, reason=""):
+def trial(trial_id, status, epochs, best, reason="", infeasible=""):
     params = {"lr": 0.012345678, "optimizer": "[bold]sgd"}
     return TrialSummary(
         trial_id, f"run{trial_id}", status, params, epochs=epochs, value=best, best=best, best_epoch=epochs,
-        reason=reason,
+        reason=reason, infeasible=infeasible,
     )  # fmt: skip
 
 
@@ -72,6 +72,19 @@ def test_the_end_lists_the_best_first_and_what_was_saved():
     assert "lr=0.01235 optimizer=[bold]sgd" in lines[3]
     assert lines[5] == "saved: 17 epochs instead of 45 for full training of every trial: 62% saved"
     assert lines[6] == "look:  http://host:5000/#/experiments/7/runs/abc?workflowType=machine_learning"
+
+
+def test_infeasible_trials_are_counted_beside_the_states_and_failed_ones_are_not():
+    broken = "latency_ms = 31.2, must be <= 20"
+    trials = (
+        *TRIALS,
+        trial(5, "KILLED", 1, None, infeasible=broken),
+        trial(6, "FINISHED", 9, 0.1, infeasible=broken),
+        trial(7, "FAILED", 3, None, "boom", infeasible=broken),
+    )
+    text = states(study(trials=trials))
+    assert text.endswith("2 fully trained, 2 stopped early, 2 failed (infeasible: 2)")
+    assert text in " ".join(drawn(render(study(trials=trials), []), width=200).split())
 
 
 @pytest.mark.parametrize(("mode", "order"), [("max", [2, 4, 1, 0]), ("min", [0, 1, 4, 2])])
