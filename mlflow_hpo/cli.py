@@ -63,12 +63,15 @@ def main() -> None:
 @click.option("--trials", default="", type=INTEGER, help="How many configurations to try.")
 @click.option("--max-epochs", default="", type=INTEGER, help="Epochs of a full training (max_resource).")
 @click.option(
-    "--searcher", default="", help="Who proposes configurations: random, sobol, grid, tpe, gp, optuna."
+    "--searcher",
+    default="",
+    help="Who proposes configurations: auto, random, sobol, grid, tpe, gp, optuna, freeze_thaw.",
 )
 @click.option(
     "--scheduler",
     default="",
-    help="Who gets how many epochs: full, successive_halving, hyperband, asha, asha_stopping, median.",
+    help="Who gets how many epochs: auto, full, successive_halving, hyperband, asha, asha_stopping, median, "
+    "freeze_thaw.",
 )
 @click.option("--workers", default="", type=INTEGER, help="Trials that run at a time.")
 @click.option("--seed", default="", type=INTEGER, help="Seed of the search.")

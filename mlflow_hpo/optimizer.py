@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from mlflow_hpo.auto import choose, named
 from mlflow_hpo.checks import finite_number, one_of, shown, whole_number
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.registry import check_options
@@ -91,10 +92,11 @@ class Optimizer:
     Args:
         space: what to search.
         mode: "max" or "min", the better side of the reported values.
-        searcher: who proposes: a name, ``{"name": ..., **options}`` or an instance; "auto" is tpe.
-        scheduler: who gets how much: likewise; "auto" is asha, or full if there is only one resource.
+        searcher: who proposes: a name, ``{"name": ..., **options}`` or an instance; for "auto" see `choose`.
+        scheduler: who gets how much: likewise.
         min_resource, max_resource: epochs of the first rung and of a full training.
         trials: at most that many configurations; None for no bound.
+        workers: how many jobs will run at once; nothing but "auto" depends on it.
         seed: 0 or more.
         points: configurations to try first.
         early_stopping: the options of `EarlyStopping`: trials stop by their own curves, too.
@@ -127,6 +129,7 @@ class Optimizer:
         min_resource: int = 1,
         max_resource: int = 1,
         trials: int | None = None,
+        workers: int = 1,
         seed: int = 0,
         points: Sequence[Mapping[str, Any]] | None = None,
         early_stopping: Mapping[str, Any] | None = None,
@@ -144,11 +147,18 @@ class Optimizer:
             )
         self._bound = None if trials is None else whole_number("trials", trials, at_least=1)
         seed = whole_number("seed", seed, at_least=0)
-        self._scheduler = SCHEDULERS.create(
+        choice = choose(
+            space,
+            searcher,
             scheduler,
+            min_resource=self.min_resource,
+            max_resource=self.max_resource,
+            workers=whole_number("workers", workers, at_least=1),
+        )
+        self._scheduler = SCHEDULERS.create(
+            named(scheduler, choice.scheduler),
             self.min_resource,
             self.max_resource,
-            auto="asha" if self.max_resource > self.min_resource else "full",
         )
         made_for = (self._scheduler.min_resource, self._scheduler.max_resource)
         if made_for != (self.min_resource, self.max_resource):
@@ -159,9 +169,12 @@ class Optimizer:
             )
         if early_stopping is not None:
             self._scheduler = _with_early_stopping(self._scheduler, early_stopping)
-        self._searcher = SEARCHERS.create(searcher, space, seed, self._scheduler.levels, auto="tpe")
+        self._searcher = SEARCHERS.create(
+            named(searcher, choice.searcher), space, seed, self._scheduler.levels
+        )
         if self._searcher.space != space:
             raise ConfigError("searcher", "must be made for the same space")
+        self._scheduler.consult(self._searcher)
         self._points = _valid_points(space, points)
         self._given = len(self._points)
         self._sign = -1.0 if self.mode == "max" else 1.0

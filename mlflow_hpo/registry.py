@@ -64,13 +64,12 @@ class Registry(Generic[T]):
         one_of(self._field, name, ["auto", *self.names])
         raise AssertionError(name)
 
-    def create(self, spec: Any, *args: Any, auto: str) -> T:
+    def create(self, spec: Any, *args: Any) -> T:
         """Make what `spec` asks for.
 
         Args:
             spec: a name, a mapping of ``name`` and options, or an instance, which is returned as it is.
             args: what every constructor of the room takes before its options.
-            auto: the name that ``"auto"`` stands for here.
 
         Raises:
             ConfigError: unknown name, unknown option, or wrong value of an option.
@@ -91,7 +90,6 @@ class Registry(Generic[T]):
         name = spec["name"]
         if not isinstance(name, str):
             one_of(f"{self._field}.name", name, ["auto", *self.names])
-        name = auto if name == "auto" else name
         made = self.get(name)
         options = {key: value for key, value in spec.items() if key != "name"}
         try:

@@ -16,6 +16,7 @@ from typing import Any, Protocol, Unpack
 
 import numpy as np
 
+from mlflow_hpo.auto import Choice, choose, is_auto, named
 from mlflow_hpo.bookkeeper import Bookkeeper
 from mlflow_hpo.config import StudyConfig, StudyKeys
 from mlflow_hpo.errors import ConfigError, CorruptCheckpointError, StudyError
@@ -92,11 +93,26 @@ class Study:
         given: dict[str, Any] = dict(keys)
         if space is not None:
             given["space"] = space
-        self.config = config = StudyConfig.parse(given)
+        config = StudyConfig.parse(given)
         if set("/:") & set(config.register_as or ""):  # MLflow would refuse it, but only after the search
             raise ConfigError(
                 "register", f"must be a name without '/' and ':', got {config.register_as!r:.80}"
             )
+        choice = choose(
+            config.space,
+            config.searcher,
+            config.scheduler,
+            min_resource=config.min_resource,
+            max_resource=config.max_resource,
+            workers=config.workers,
+        )
+        self._choice = choice if is_auto(config.searcher) or is_auto(config.scheduler) else None
+        # what is recorded runs the same search again, whatever a later version would choose
+        components = {
+            "searcher": named(config.searcher, choice.searcher),
+            "scheduler": named(config.scheduler, choice.scheduler),
+        }
+        self.config = config = config.model_copy(update=components)
         self.optimizer = Optimizer(
             config.space,
             mode=config.metric.mode,
@@ -146,7 +162,7 @@ class Study:
         if self._begun:
             raise StudyError("a study runs once: make a new one")
         self._begun = True
-        self._tracker = Tracker(**_parent_run(self.config, self._facts))
+        self._tracker = Tracker(**_parent_run(self.config, self._facts, self._choice))
         self._books = Bookkeeper(self.config, self.optimizer, self._tracker)
         try:
             if self._listener is not None:
@@ -157,6 +173,8 @@ class Study:
                 self._signals(),
             ):
                 self._launcher.start(self._train, self._tracker.services, Path(folder))
+                if self._choice is not None:
+                    self._tell(f"auto is {self._choice}")
                 if (size := self.optimizer.searcher.size) is not None:
                     self._tell(f"{self.summary().searcher} of {size} configurations")
                 self._loop()
@@ -454,13 +472,14 @@ def _describe(train: Trainable, config: StudyConfig) -> dict[str, str]:
     return dict(train.describe())
 
 
-def _parent_run(config: StudyConfig, facts: Mapping[str, str]) -> dict[str, Any]:
+def _parent_run(config: StudyConfig, facts: Mapping[str, str], choice: Choice | None) -> dict[str, Any]:
     """Return what the parent run says of a study, as the arguments of `Tracker`."""
     limits = config.budget.model_dump(exclude_none=True)
     rules = {
         "early_stopping": config.early_stopping,
         "goal": config.goal,
         "constraints": [str(constraint) for constraint in config.constraints] or None,
+        "auto": None if choice is None else str(choice),
     }
     settings = {
         "searcher": config.searcher,

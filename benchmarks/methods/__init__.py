@@ -90,7 +90,7 @@ def _fingerprint() -> str:
     import mlflow_hpo
 
     root = Path(mlflow_hpo.__file__).parent
-    sources = [root / "space.py", root / "optimizer.py"]
+    sources = [root / "space.py", root / "auto.py", root / "optimizer.py"]
     sources += sorted((root / "searchers").glob("*.py")) + sorted((root / "schedulers").glob("*.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     return f"{version('mlflow-hpo')}-{digest[:8]}"

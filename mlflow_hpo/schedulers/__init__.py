@@ -6,6 +6,7 @@ from mlflow_hpo.registry import Registry
 from mlflow_hpo.schedulers.asha import AshaScheduler
 from mlflow_hpo.schedulers.asha_stopping import AshaStoppingScheduler
 from mlflow_hpo.schedulers.base import Assignment, Decision, Scheduler
+from mlflow_hpo.schedulers.freeze_thaw import FreezeThawScheduler
 from mlflow_hpo.schedulers.full import FullScheduler
 from mlflow_hpo.schedulers.hyperband import HyperbandScheduler
 from mlflow_hpo.schedulers.median import MedianScheduler
@@ -22,6 +23,7 @@ SCHEDULERS: Registry[Scheduler] = Registry(
         "asha": AshaScheduler,
         "asha_stopping": AshaStoppingScheduler,
         "median": MedianScheduler,
+        "freeze_thaw": FreezeThawScheduler,
     },
 )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import enum
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 
 class Decision(enum.Enum):
@@ -27,6 +29,19 @@ class Assignment:
     stop: int
     bracket: int = 0
     rung: int = 0
+
+
+@runtime_checkable
+class Adviser(Protocol):
+    """A searcher that models learning curves, and so knows more of the paused trials than their losses."""
+
+    def advise(self, paused: Mapping[int, int], *, may_start: bool) -> int | None:
+        """Return which of the paused trials should go on now, None if a new trial promises more.
+
+        Args:
+            paused: the trials to choose from, not empty, with the epochs that each was trained.
+            may_start: whether a new trial may start; if not, one of those paused is returned.
+        """
 
 
 class Scheduler(ABC):
@@ -54,6 +69,13 @@ class Scheduler(ABC):
     max_resource: int
     levels: tuple[int, ...]
     eliminated: list[int]
+
+    def consult(self, adviser: object) -> None:  # noqa: B027 - most decide by the losses alone
+        """Take the searcher beside this scheduler, once, before anything else.
+
+        Raises:
+            ConfigError: this scheduler needs an `Adviser` and the searcher is none.
+        """
 
     @abstractmethod
     def next(self, new_trial_id: int | None) -> Assignment | None:

@@ -53,6 +53,10 @@ class EarlyStopping(Scheduler):
         self._waited: dict[int, int] = {}  # reports since
         self._stopped: set[int] = set()  # running trials that were told to stop by this
 
+    def consult(self, adviser: object) -> None:
+        """Tell the scheduler."""
+        self._inner.consult(adviser)
+
     def next(self, new_trial_id: int | None) -> Assignment | None:
         """Hand out what the scheduler does."""
         return self._inner.next(new_trial_id)

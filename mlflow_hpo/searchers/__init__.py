@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlflow_hpo.registry import Registry
 from mlflow_hpo.searchers.base import Searcher
+from mlflow_hpo.searchers.freeze_thaw import FreezeThawSearcher
 from mlflow_hpo.searchers.gp import GpSearcher
 from mlflow_hpo.searchers.grid import GridSearcher
 from mlflow_hpo.searchers.optuna import OptunaSearcher
@@ -22,6 +23,7 @@ SEARCHERS: Registry[Searcher] = Registry(
         "tpe": TpeSearcher,
         "gp": GpSearcher,
         "optuna": OptunaSearcher,
+        "freeze_thaw": FreezeThawSearcher,
     },
 )
 

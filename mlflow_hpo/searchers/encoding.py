@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -39,7 +40,9 @@ class Encoding:
         for index, (_, parameter) in enumerate(self._space.items()):
             column, size = points[:, index], parameter.size
             if isinstance(parameter, IntParameter) and parameter.log:
-                column = np.array([parameter.to_unit(parameter.from_unit(unit)) for unit in column.tolist()])
+                low, high = math.log(parameter.low - 0.5), math.log(parameter.high + 0.5)
+                whole = np.rint(np.exp(low + column * (high - low)))
+                column = (np.log(np.clip(whole, parameter.low, parameter.high)) - low) / (high - low)
             elif size is not None:
                 column = (np.minimum(np.floor(column * size), size - 1) + 0.5) / size
             holds = np.ones(len(points), dtype=bool)

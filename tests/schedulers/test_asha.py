@@ -240,5 +240,5 @@ def test_the_expected_resource_is_about_what_is_spent(brackets):
 )
 def test_a_wrong_number_of_brackets_is_refused(brackets, problem):
     with pytest.raises(ConfigError) as raised:
-        SCHEDULERS.create({"name": "asha", "brackets": brackets}, 1, 9, auto="full")
+        SCHEDULERS.create({"name": "asha", "brackets": brackets}, 1, 9)
     assert (raised.value.field, raised.value.problem) == ("scheduler.brackets", problem)

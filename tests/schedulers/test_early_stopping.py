@@ -83,13 +83,13 @@ def test_a_wrapped_scheduler_decides_as_it_would_alone(name):
                 scheduler.close()
         return decisions, scheduler.eliminated, scheduler.expected_resource(30)
 
-    alone, wrapped = (SCHEDULERS.create(name, 1, 9, auto="full") for _ in range(2))
+    alone, wrapped = (SCHEDULERS.create(name, 1, 9) for _ in range(2))
     assert drive(EarlyStopping(wrapped, patience=9, divergence=1e9)) == drive(alone)
 
 
 @pytest.mark.parametrize("name", ["successive_halving", "hyperband", "asha"])
 def test_a_trial_that_stops_on_its_way_never_goes_on(name):
-    scheduler = EarlyStopping(SCHEDULERS.create(name, 2, 6, auto="full"), divergence=10)
+    scheduler = EarlyStopping(SCHEDULERS.create(name, 2, 6), divergence=10)
     running = [scheduler.next(trial) for trial in range(3)]
     scheduler.close()
     assert scheduler.report(0, 1, math.inf) is Decision.STOP
@@ -107,7 +107,7 @@ def test_a_trial_that_stops_on_its_way_never_goes_on(name):
     st.sets(st.integers(0, 8)),
 )
 def test_a_synchronous_rung_counts_the_stopped_with_their_last_loss(losses, retired):
-    scheduler = SCHEDULERS.create("successive_halving", 1, 9, auto="full")
+    scheduler = SCHEDULERS.create("successive_halving", 1, 9)
     running = [scheduler.next(trial) for trial in range(9)]
     scheduler.close()
     for assignment in running:
@@ -128,7 +128,7 @@ def test_a_synchronous_rung_counts_the_stopped_with_their_last_loss(losses, reti
 
 
 def test_asha_counts_the_stopped_with_their_last_loss():
-    scheduler = SCHEDULERS.create("asha", 1, 3, auto="full")
+    scheduler = SCHEDULERS.create("asha", 1, 3)
     for trial in range(6):
         scheduler.next(trial)
     for trial in range(3):
@@ -142,7 +142,7 @@ def test_asha_counts_the_stopped_with_their_last_loss():
 
 
 def test_the_stopping_form_counts_the_stopped_at_the_next_rung():
-    scheduler = SCHEDULERS.create("asha_stopping", 1, 9, auto="full")
+    scheduler = SCHEDULERS.create("asha_stopping", 1, 9)
     for trial in range(2):
         scheduler.next(trial)
         scheduler.report(trial, 1, 1.0 - trial)
@@ -153,7 +153,7 @@ def test_the_stopping_form_counts_the_stopped_at_the_next_rung():
 
 @pytest.mark.parametrize("name", SCHEDULERS.names)
 def test_failures_reach_the_scheduler(name):
-    scheduler = EarlyStopping(SCHEDULERS.create(name, 1, 9, auto="full"), divergence=2)
+    scheduler = EarlyStopping(SCHEDULERS.create(name, 1, 9), divergence=2)
     for trial in range(3):
         scheduler.next(trial)
     scheduler.close()

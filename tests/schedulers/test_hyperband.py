@@ -124,7 +124,7 @@ def test_the_expected_resource_is_about_what_is_spent(trials):
 
 
 def test_it_is_made_by_name():
-    scheduler = SCHEDULERS.create({"name": "hyperband", "eta": 2}, 1, 8, auto="full")
+    scheduler = SCHEDULERS.create({"name": "hyperband", "eta": 2}, 1, 8)
     assert scheduler.levels == (1, 2, 4, 8)
 
 

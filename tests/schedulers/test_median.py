@@ -68,4 +68,4 @@ def test_wrong_options_are_refused(option):
     with pytest.raises(
         ConfigError, match=rf"scheduler\.{option}: must be a whole number of 1 or more, got 0"
     ):
-        SCHEDULERS.create({"name": "median", option: 0}, 1, 9, auto="full")
+        SCHEDULERS.create({"name": "median", option: 0}, 1, 9)

@@ -46,4 +46,4 @@ def test_promotions_are_the_floor():
 @pytest.mark.parametrize("eta", [1, 0.5, True, "3", math.nan, math.inf, None])
 def test_a_wrong_eta_is_refused(name, eta):
     with pytest.raises(ConfigError, match=r"scheduler\.eta: must be a finite number above 1, got"):
-        SCHEDULERS.create({"name": name, "eta": eta}, 1, 9, auto="full")
+        SCHEDULERS.create({"name": name, "eta": eta}, 1, 9)

@@ -158,4 +158,4 @@ def test_a_wrong_bracket_size_is_refused(size):
     with pytest.raises(
         ConfigError, match=r"scheduler\.bracket_size: must be a whole number of 1 or more, got"
     ):
-        SCHEDULERS.create({"name": "successive_halving", "bracket_size": size}, 1, 9, auto="full")
+        SCHEDULERS.create({"name": "successive_halving", "bracket_size": size}, 1, 9)

@@ -203,7 +203,7 @@ def test_losses_without_noise_are_met_exactly():
 def test_names_the_extra_that_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "botorch", None)
     with pytest.raises(ConfigError) as raised:
-        SEARCHERS.create("gp", LINE, 0, (1,), auto="tpe")
+        SEARCHERS.create("gp", LINE, 0, (1,))
     assert str(raised.value) == "searcher: gp needs the extra: pip install 'mlflow-hpo[gp]'"
 
 
@@ -219,5 +219,5 @@ def test_names_the_extra_that_is_missing(monkeypatch):
 )  # fmt: skip
 def test_wrong_options_are_refused(options, field, problem):
     with pytest.raises(ConfigError) as raised:
-        SEARCHERS.create({"name": "gp", **options}, LINE, 0, (9,), auto="tpe")
+        SEARCHERS.create({"name": "gp", **options}, LINE, 0, (9,))
     assert (raised.value.field, raised.value.problem) == (f"searcher.{field}", problem)

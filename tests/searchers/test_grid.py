@@ -142,7 +142,7 @@ def test_many_parameters_of_one_value():
 )  # fmt: skip
 def test_wrong_options_are_refused(space, options, field, problem):
     with pytest.raises(ConfigError) as raised:
-        SEARCHERS.create({"name": "grid", **options}, space, 0, (9,), auto="tpe")
+        SEARCHERS.create({"name": "grid", **options}, space, 0, (9,))
     assert (raised.value.field, raised.value.problem) == (f"searcher.{field}", problem)
 
 

@@ -198,10 +198,10 @@ def test_leaves_optuna_s_messages_to_others_as_they_were(caplog, capfd):
 def test_names_the_extra_that_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "cmaes", None)
     with pytest.raises(ConfigError, match=r"^searcher: cmaes needs the extra: pip install"):
-        SEARCHERS.create({"name": "optuna", "sampler": "cmaes"}, LINE, 0, (1,), auto="tpe")
+        SEARCHERS.create({"name": "optuna", "sampler": "cmaes"}, LINE, 0, (1,))
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ConfigError, match=r"^searcher: optuna needs the extra: .*mlflow-hpo\[optuna\]'$"):
-        SEARCHERS.create("optuna", LINE, 0, (1,), auto="tpe")
+        SEARCHERS.create("optuna", LINE, 0, (1,))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_names_the_extra_that_is_missing(monkeypatch):
 )  # fmt: skip
 def test_wrong_options_are_refused(options, field, problem):
     with pytest.raises(ConfigError) as raised:
-        SEARCHERS.create({"name": "optuna", **options}, LINE, 0, (9,), auto="tpe")
+        SEARCHERS.create({"name": "optuna", **options}, LINE, 0, (9,))
     assert raised.value.field == field
     assert re.match(problem.replace("?", r"\?"), raised.value.problem), raised.value.problem
 

@@ -41,4 +41,4 @@ def test_the_seed_scrambles():
 
 def test_a_space_with_too_many_parameters_is_refused():
     with pytest.raises(ConfigError, match=r"^searcher: sobol takes at most 21201 parameters, got 21202$"):
-        SEARCHERS.create("sobol", cube(21_202), 0, (9,), auto="tpe")
+        SEARCHERS.create("sobol", cube(21_202), 0, (9,))

@@ -211,5 +211,5 @@ def test_a_large_gamma_takes_half_for_good_at_most():
 )  # fmt: skip
 def test_wrong_options_are_refused(options, field, problem):
     with pytest.raises(ConfigError) as raised:
-        SEARCHERS.create({"name": "tpe", **options}, LINE, 0, (9,), auto="tpe")
+        SEARCHERS.create({"name": "tpe", **options}, LINE, 0, (9,))
     assert (raised.value.field, raised.value.problem) == (f"searcher.{field}", problem)

@@ -1,0 +1,142 @@
+"""Freeze and thaw: whoever models the learning curves says which paused trial goes on."""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from typing import Any
+
+from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.schedulers.base import Adviser, Assignment, Decision, Scheduler
+from mlflow_hpo.schedulers.rungs import halving_resource, reduction_factor, rung_levels
+
+_CANDIDATES = 20  # so many of the best paused trials of each level are thought of
+
+
+class FreezeThawScheduler(Scheduler):
+    """Pauses every trial at each level and goes on with the one that the searcher's model promises most of.
+
+    Whenever a worker is free, the searcher is asked whether one of the paused trials, and which one, promises
+    more than a new trial. It chooses among the 20 of each level with the least loss there.
+    Trials without a finite loss never go on.
+
+    When no new trial will start, the search goes on until it has taken as many epochs as successive halving
+    would have with the same number of trials, `eta` and levels, and one trial is fully trained. Then all that
+    are paused are eliminated.
+
+    Args:
+        min_resource, max_resource: epochs of the first and of the last level; those between are
+            ``min_resource * eta**k``. If ``max_resource / min_resource`` is no power of `eta`, the last step
+            is shorter.
+        eta: reduction factor, above 1. As nothing is decided by rank alone, levels may lie closer together
+            than the rungs of successive halving.
+
+    Source: Swersky et al., Freeze-Thaw Bayesian Optimization, 2014.
+    """
+
+    def __init__(self, min_resource: int, max_resource: int, *, eta: Any = 2) -> None:
+        self.min_resource = min_resource
+        self.max_resource = max_resource
+        self.eta = reduction_factor(eta)
+        self.levels = rung_levels(min_resource, max_resource, self.eta)
+        self.eliminated = []
+        self._adviser: Adviser | None = None
+        # (loss, trial) of the paused trials that may go on, ascending, by level; nothing follows the last
+        self._waiting: list[list[tuple[float, int]]] = [[] for _ in self.levels[:-1]]
+        self._paused: dict[int, None] = {}  # a set that keeps its order
+        self._running: dict[int, int] = {}  # trial -> level
+        self._losses: dict[int, float] = {}  # the last of each trial
+        self._started = 0
+        self._handed_out = 0  # epochs
+        self._closed = False
+        self._reached_the_end = False  # whether a trial was handed out up to max_resource
+
+    def consult(self, adviser: object) -> None:
+        """Take the searcher that models learning curves."""
+        if not isinstance(adviser, Adviser):
+            raise ConfigError(
+                "scheduler",
+                "freeze_thaw must have a searcher that models learning curves, such as freeze_thaw, "
+                f"got {type(adviser).__name__}",
+            )
+        self._adviser = adviser
+
+    def next(self, new_trial_id: int | None) -> Assignment | None:
+        """Hand out the paused trial that the model promises most of, or the new one."""
+        if new_trial_id is None and not self.has_work:
+            return None
+        trial_id = self._advice(may_start=new_trial_id is not None)
+        if trial_id is not None:
+            return self._thaw(trial_id)
+        if new_trial_id is None:
+            return None
+        self._started += 1
+        self._losses[new_trial_id] = math.inf
+        return self._start(new_trial_id, 0)
+
+    def _advice(self, *, may_start: bool) -> int | None:
+        candidates = {
+            trial_id: self.levels[level]
+            for level, waiting in enumerate(self._waiting)
+            for _, trial_id in waiting[:_CANDIDATES]
+        }
+        if not candidates or self._adviser is None:
+            return None
+        return self._adviser.advise(candidates, may_start=may_start)
+
+    def _thaw(self, trial_id: int) -> Assignment:
+        entry = self._losses[trial_id], trial_id
+        level = next(level for level, waiting in enumerate(self._waiting) if entry in waiting[:_CANDIDATES])
+        self._waiting[level].remove(entry)
+        del self._paused[trial_id]
+        return self._start(trial_id, level + 1)
+
+    def _start(self, trial_id: int, level: int) -> Assignment:
+        self._running[trial_id] = level
+        self._reached_the_end |= level == len(self.levels) - 1
+        start = self.levels[level - 1] if level else 0
+        self._handed_out += self.levels[level] - start
+        return Assignment(trial_id, start, self.levels[level], rung=level)
+
+    def report(self, trial_id: int, resource: int, loss: float) -> Decision:
+        """Remember the loss."""
+        self._losses[trial_id] = loss
+        return Decision.CONTINUE
+
+    def complete(self, trial_id: int) -> None:
+        """Pause the trial."""
+        level = self._running.pop(trial_id)
+        if level < len(self._waiting):
+            self._paused[trial_id] = None
+            if self._losses[trial_id] < math.inf:
+                insort(self._waiting[level], (self._losses[trial_id], trial_id))
+        self._eliminate()
+
+    def fail(self, trial_id: int) -> None:
+        """Forget the trial."""
+        del self._running[trial_id]
+        self._eliminate()
+
+    def close(self) -> None:
+        """Stop waiting for new trials."""
+        self._closed = True
+        self._eliminate()
+
+    def _eliminate(self) -> None:
+        """Eliminate all paused trials once nothing can change any more."""
+        if self._closed and not self._running and not self.has_work:
+            self.eliminated.extend(self._paused)
+            self._paused.clear()
+            self._waiting = [[] for _ in self._waiting]
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a paused trial may go on."""
+        if not any(self._waiting):
+            return False
+        used_up = self._handed_out >= self.expected_resource(self._started)
+        return not (self._closed and used_up and self._reached_the_end)
+
+    def expected_resource(self, trials: int) -> float:
+        """Return about how many epochs `trials` trials take in all: as many as with successive halving."""
+        return halving_resource(self.levels, self.eta, trials)
