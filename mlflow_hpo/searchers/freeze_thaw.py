@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from scipy.special import log_ndtr, ndtri
-from scipy.stats import rankdata
 from threadpoolctl import ThreadpoolController
 
 from mlflow_hpo.checks import whole_number
@@ -237,6 +236,8 @@ class FreezeThawSearcher(Searcher):
 
     def _seen(self) -> tuple[Points, Array]:
         """Return what the model learns from: places on curves, and the normal quantiles of the losses."""
+        from scipy.stats import rankdata  # takes a second to import
+
         trials = dict.fromkeys(trial for _, trial in islice(self._ranked, _BEST))
         best = [(trial, level) for trial in trials for level in range(self._reached[trial])][:_BEST]
         latest = islice((key for key in reversed(self._at_level) if key[0] not in trials), _LATEST)
