@@ -11,6 +11,7 @@ from mlflow_hpo.schedulers.base import Adviser, Assignment, Decision, Scheduler
 from mlflow_hpo.schedulers.rungs import halving_resource, reduction_factor, rung_levels
 
 _CANDIDATES = 20  # so many of the best paused trials of each level are thought of
+_SLACK = 2.0  # times the epochs of successive halving may be taken
 
 
 class FreezeThawScheduler(Scheduler):
@@ -20,9 +21,10 @@ class FreezeThawScheduler(Scheduler):
     more than a new trial. It chooses among the 20 of each level with the least loss there.
     Trials without a finite loss never go on.
 
-    When no new trial will start, the search goes on until it has taken as many epochs as successive halving
-    would have with the same number of trials, `eta` and levels, and one trial is fully trained. Then all that
-    are paused are eliminated.
+    A new trial starts without asking once the trials so far have taken a full training more than twice the
+    epochs of successive halving with the same number of trials, `eta` and levels: a bound on the trials thus
+    bounds the epochs. When no new trial will start, the search goes on until it has taken as many epochs as
+    successive halving would have and one trial is fully trained. Then all that are paused are eliminated.
 
     Args:
         min_resource, max_resource: epochs of the first and of the last level; those between are
@@ -65,7 +67,8 @@ class FreezeThawScheduler(Scheduler):
         """Hand out the paused trial that the model promises most of, or the new one."""
         if new_trial_id is None and not self.has_work:
             return None
-        trial_id = self._advice(may_start=new_trial_id is not None)
+        ahead = new_trial_id is not None and self._handed_out > self._most_epochs
+        trial_id = None if ahead else self._advice(may_start=new_trial_id is not None)
         if trial_id is not None:
             return self._thaw(trial_id)
         if new_trial_id is None:
@@ -73,6 +76,11 @@ class FreezeThawScheduler(Scheduler):
         self._started += 1
         self._losses[new_trial_id] = math.inf
         return self._start(new_trial_id, 0)
+
+    @property
+    def _most_epochs(self) -> float:
+        """How many epochs the trials so far may have taken before a new one must start."""
+        return _SLACK * self.expected_resource(self._started) + self.max_resource
 
     def _advice(self, *, may_start: bool) -> int | None:
         candidates = {

@@ -1,0 +1,158 @@
+"""The searcher together with its scheduler, as they are made for each other."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from conformance import SPACE, drive
+
+from mlflow_hpo import ConfigError, Optimizer, SearchSpace
+from mlflow_hpo.optimizer import TrialState
+from mlflow_hpo.searchers.freeze_thaw import FreezeThawSearcher
+
+PLANE = SearchSpace({name: {"type": "float", "low": 0, "high": 1} for name in ("x", "y")})
+
+
+def search(space=PLANE, trials=None, **changes):
+    arguments = {"mode": "min", "max_resource": 27, "trials": trials}
+    arguments |= {"searcher": "freeze_thaw", "scheduler": "freeze_thaw"}
+    return Optimizer(space, **arguments | changes)
+
+
+def curve(config, epoch):
+    return (config["x"] - 0.7) ** 2 + (config["y"] - 0.2) ** 2 + 1 / epoch
+
+
+def run(optimizer, epochs, value=curve):
+    """Train with one worker, about so many epochs; return how many there were."""
+    spent = 0
+    while spent < epochs and (job := optimizer.ask()) is not None:
+        for epoch in range(job.start + 1, job.stop + 1):
+            optimizer.report(job.trial_id, epoch, value(job.config, epoch))
+            spent += 1
+        optimizer.complete(job.trial_id)
+    return spent
+
+
+def regrets(searcher, scheduler, epochs=270):
+    """Return how far from the optimum the best of each seed lies, its epoch left out of account."""
+    found = []
+    for seed in range(5):
+        optimizer = search(searcher=searcher, scheduler=scheduler, seed=seed)
+        run(optimizer, epochs)
+        found.append(optimizer.best.value - 1 / 27)
+    return np.array(found)
+
+
+def test_finds_the_optimum_sooner_than_asha():
+    ours, asha = regrets("freeze_thaw", "freeze_thaw"), regrets("random", "asha")
+    assert np.median(ours) < 0.3 * np.median(asha)
+    assert np.median(ours) < 0.003
+
+
+def test_works_beside_every_other_scheduler():
+    modelled, random = regrets("freeze_thaw", "asha"), regrets("random", "asha")
+    assert np.median(modelled) < np.median(random)
+
+
+def test_begins_in_the_centre():
+    optimizer = search()
+    first = optimizer.ask()
+    assert first.config == {"x": 0.5, "y": 0.5}
+    assert optimizer.ask().config != first.config
+
+
+def test_goes_on_with_what_is_good():
+    optimizer = search(seed=3)
+    run(optimizer, 400)
+    depth = {trial: record.resource for trial, record in optimizer.trials.items()}
+    good = [record.resource for record in optimizer.trials.values() if curve(record.config, 27) < 0.1]
+    bad = [record.resource for record in optimizer.trials.values() if curve(record.config, 27) > 0.3]
+    assert max(depth.values()) == 27
+    assert np.mean(good) > 2 * np.mean(bad)
+
+
+def test_curves_that_cross_are_followed_to_their_end():
+    """What is quick at first ends worst: one who trusts the first rung finds nothing."""
+
+    def crossing(config, epoch):
+        return 1 + config["x"] * (epoch / 27 - 0.5) - epoch / 54
+
+    optimizer = search()
+    run(optimizer, 500, crossing)
+    assert optimizer.best.config["x"] < 0.2
+
+
+def test_losses_that_never_vary_and_nothing_finite_are_survived():
+    for value in (1.0, math.nan):
+        optimizer = search(trials=30)
+        run(optimizer, 10_000, lambda config, epoch, value=value: value)
+        assert optimizer.finished
+        assert len(optimizer.trials) == 30
+
+
+def test_neither_scale_nor_outliers_matter():
+    def told(change):
+        optimizer = search(seed=1, trials=40)
+        jobs = []
+        while (job := optimizer.ask()) is not None:
+            jobs.append((job.trial_id, job.stop, job.config))
+            for epoch in range(job.start + 1, job.stop + 1):
+                optimizer.report(job.trial_id, epoch, change(curve(job.config, epoch)))
+            optimizer.complete(job.trial_id)
+        return jobs
+
+    assert told(lambda loss: loss) == told(lambda loss: 1e30 * loss**3)
+
+
+def test_a_bound_on_the_trials_bounds_the_epochs():
+    optimizer = search(trials=60)
+    spent = run(optimizer, 10_000)
+    states = [record.state for record in optimizer.trials.values()]
+    assert optimizer.finished
+    assert TrialState.FINISHED in states
+    assert TrialState.PAUSED not in states
+    assert spent <= 2 * optimizer.expected_resource + 2 * 27
+
+
+def test_the_same_configuration_is_not_proposed_twice_while_there_are_others():
+    space = SearchSpace(
+        {"a": {"type": "categorical", "choices": [*"pqrst"]}, "b": {"type": "int", "low": 1, "high": 6}}
+    )
+    optimizer = search(space, trials=30)
+    run(optimizer, 10_000, lambda config, epoch: abs(config["b"] - 3) + (config["a"] != "q") + 1 / epoch)
+    configs = [tuple(record.config.items()) for record in list(optimizer.trials.values())[6:]]
+    assert len(set(configs)) >= 0.9 * len(configs)
+
+
+def test_given_points_come_first_and_teach():
+    optimizer = search(points=[{"x": 0.7, "y": 0.2}], trials=20)
+    run(optimizer, 10_000)
+    assert optimizer.best.config == {"x": 0.7, "y": 0.2}
+
+
+def test_the_cost_stays_bounded():
+    optimizer = search(SPACE, trials=400)
+    drive(optimizer, workers=200, failures=0.1, odd_values=0.1)
+    searcher = optimizer.searcher
+    points, losses = searcher._seen()
+    assert len(points) == len(losses) <= 330
+
+
+@pytest.mark.parametrize("searcher", ["random", "tpe", "grid"])
+def test_the_scheduler_refuses_a_searcher_without_a_model(searcher):
+    with pytest.raises(ConfigError, match="scheduler: freeze_thaw must have a searcher that models"):
+        Optimizer(
+            SearchSpace({"k": {"type": "int", "low": 1, "high": 3}}),
+            searcher=searcher,
+            scheduler="freeze_thaw",
+            max_resource=9,
+        )
+
+
+@pytest.mark.parametrize("n_startup", [0, -1, 1.5, "six"])
+def test_start_up_must_be_a_whole_number(n_startup):
+    with pytest.raises(ConfigError, match="n_startup: must be"):
+        FreezeThawSearcher(PLANE, 0, (1, 9), n_startup=n_startup)
