@@ -24,7 +24,7 @@ _METHODS = [
     "syne-asha",
     "syne-bohb",
 ]
-_SPACE = SearchSpace(
+SPACE = SearchSpace(
     {
         "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
         "batch_size": {"type": "int", "low": 16, "high": 512, "log": True},
@@ -78,7 +78,7 @@ def _timed(call: Callable) -> tuple:
 
 def _measure(name: str, trials: int, pending: int, patience: float) -> str:
     """Return the medians of asks and reports when `trials` trials are known, or why there are none."""
-    pool = _Pool(method(name).make(_SPACE, 0, _EPOCHS), pending)
+    pool = _Pool(method(name).make(SPACE, 0, _EPOCHS), pending)
     begin = time.monotonic()
     while len(pool.started) < trials:
         if time.monotonic() - begin > patience:

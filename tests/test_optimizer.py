@@ -402,16 +402,6 @@ def test_the_space_must_be_one():
         Optimizer({"x": 1})
 
 
-def test_auto_is_tpe_with_asha_or_full():
-    assert optimizer(scheduler="auto").ask().stop == 1
-    assert optimizer(scheduler={"name": "auto"}).ask().stop == 1
-    assert optimizer(scheduler="auto", min_resource=9).ask().stop == 9
-    tpe = drive(Optimizer(SPACE, mode="min", searcher="tpe", max_resource=3, trials=40, seed=3))
-    assert drive(Optimizer(SPACE, mode="min", max_resource=3, trials=40, seed=3)) == tpe
-    random = drive(Optimizer(SPACE, mode="min", searcher="random", max_resource=3, trials=40, seed=3))
-    assert random != tpe
-
-
 class Point:
     """An entry point of another package."""
 

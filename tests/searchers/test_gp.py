@@ -50,8 +50,8 @@ def test_finds_a_conditional_optimum_better_than_random():
         drive(engine, workers=2, seed=seed)
         return engine.best.value - 1  # the optimum is 1
 
-    gp, random = ([best(searcher, seed) for seed in range(2)] for searcher in ("gp", "random"))
-    assert mean(gp) < mean(random) / 2
+    gp, random = ([best(searcher, seed) for seed in range(3)] for searcher in ("gp", "random"))
+    assert median(gp) < median(random) / 10
 
 
 @pytest.mark.parametrize("acquisition", ["log_ei", "ei", "ucb", "pi"])
