@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from conformance import SPACE, drive
+from conformance import SPACE
 
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.optimizer import BestTrial, Job, Optimizer, TrialState

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from statistics import mean, stdev
+from statistics import median, stdev
 
 import numpy as np
 import pytest
