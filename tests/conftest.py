@@ -13,6 +13,14 @@ from launching import Run
 from mlflow.tracking import MlflowClient
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--full-size",
+        action="store_true",
+        help="10,000 trials for every searcher with every scheduler; hours with gp and optuna.",
+    )
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory):
     """A migrated SQLite store; creating the tables takes seconds, copying them does not."""

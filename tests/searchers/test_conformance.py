@@ -36,5 +36,6 @@ class TestBuiltIn(Conformance):
     def engine(self, request):
         searcher, self.scheduler = request.param
         self.searcher = {"name": searcher, **OPTIONS.get(searcher, {})}
-        self.many = MANY.get(searcher, 200)
-        self.scale = SCALE.get(searcher, 1.0)
+        full_size = request.config.getoption("--full-size")
+        self.many = 10_000 if full_size else MANY.get(searcher, 200)
+        self.scale = 1.0 if full_size else SCALE.get(searcher, 1.0)
