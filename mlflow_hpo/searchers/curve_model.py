@@ -123,14 +123,20 @@ class CurveModel:
     def _covariance(self, a: Points, b: Points) -> Array:
         scales = np.exp(-self._theta[: self._features])
         at_configuration = _matern(_distances(a.features * scales, b.features * scales))
-        at_height = _matern(
-            np.square(np.subtract.outer(a.heights, b.heights)) * math.exp(-2 * self._theta[self._features])
-        )
+        at_height = self._height_kernel(a.heights, b.heights)
         value, departure, common, own = np.exp(self._theta[-5:-1])
         same = np.equal.outer(a.curves, b.curves)
         covariance: Array = at_configuration * (value + departure * at_height)
         covariance += at_height * (common + own * same)
         return covariance
+
+    def _height_kernel(self, a: Array, b: Array) -> Array:
+        """Return ``kt`` (n x m); worked out for distinct heights only, of which there are few."""
+        rows, row = np.unique(a, return_inverse=True)
+        columns, column = np.unique(b, return_inverse=True)
+        squares = np.square(np.subtract.outer(rows, columns))
+        kernel: Array = _matern(squares * math.exp(-2 * self._theta[self._features]))[:, column][row]
+        return kernel
 
     def _squares(self, points: Points) -> Iterator[Array]:
         """Yield the squared differences (n x n) in each feature, then those of the heights."""
@@ -182,7 +188,8 @@ def _distances(a: Array, b: Array) -> Array:
 def _matern(squares: Array) -> Array:
     """Return the Matérn kernel with smoothness 5/2 of squared distances in length scales."""
     distance = np.sqrt(5 * squares)
-    kernel: Array = (1 + distance + 5 / 3 * squares) * np.exp(-distance)
+    kernel: Array = np.exp(-distance)
+    kernel *= 1 + distance + 5 / 3 * squares
     return kernel
 
 
