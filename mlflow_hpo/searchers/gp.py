@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import insort
+from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
@@ -25,6 +26,8 @@ _PENDING = 100  # and believes in that many of the latest pending ones, so that 
 _DRAWN = 400  # candidates from the prior, and around each of the best `_PARENTS` as many as stand beside
 _PARENTS, _CHILDREN = 6, 30
 _SPREADS = (0.1, 0.03, 0.01)  # standard deviations around the best, round by round
+_MOST_AT_ONCE, _PENDING_FOR_ONE_MORE = 16, 16  # proposals by one look at the model
+_POOL = 200  # of the most promising candidates, from which all but the first are chosen
 
 
 class GpSearcher(Searcher):
@@ -48,7 +51,8 @@ class GpSearcher(Searcher):
     It is maximised over configurations as they would be proposed, whatever their kinds and conditions: draws
     from the prior and variations of the best known ones, then thrice variations of the most promising. A
     configuration that was tried is proposed again only if there is none other. Pending trials are believed to
-    bring what the model expects of them, one after the other.
+    bring what the model expects of them, one after the other. With many workers one look at the model makes
+    up to 16 proposals, each believed before the next is chosen.
 
     Args:
         acquisition: "log_ei" ("ei" is the same), "ucb" or "pi".
@@ -88,17 +92,18 @@ class GpSearcher(Searcher):
         self._tried: set[bytes] = set()
         self._pending: dict[int, None] = {}  # sets that keep their order
         self._barren: dict[int, None] = {}  # failed, or ended without a loss
+        self._queue: deque[Array] = deque()  # points that were chosen at once and not proposed so far
         self._losses: dict[tuple[int, int], float] = {}  # (trial, level) -> loss, in order of arrival
         # at each level (loss, trial) of those with a finite loss, ascending
         self._finite: dict[int, list[tuple[float, int]]] = {level: [] for level in self._levels}
 
     def suggest(self, trial_id: int) -> Config:
         """Propose what promises most, or the next point of the Sobol sequence while there is no model."""
-        level = next(
-            (at for at, ranked in reversed(self._finite.items()) if len(ranked) >= self._enough), None
-        )
-        config = None if level is None else self._propose(trial_id, level)
-        if config is None:
+        if not self._queue:
+            self._queue.extend(self._promising(trial_id))
+        if self._queue:
+            config = self.space.from_unit(self._queue.popleft().tolist())
+        else:
             config = self._prior.suggest(trial_id)
         self.adopt(trial_id, config)
         return config
@@ -127,12 +132,17 @@ class GpSearcher(Searcher):
         self._pending.pop(trial_id, None)
         self._barren[trial_id] = None
 
-    def _propose(self, trial_id: int, level: int) -> Config | None:
-        """Return the most promising configuration, or None if all losses are the same."""
+    def _promising(self, trial_id: int) -> list[Array]:
+        """Return the points that promise most; none while too few losses are known, or all are the same."""
+        level = next(
+            (at for at, ranked in reversed(self._finite.items()) if len(ranked) >= self._enough), None
+        )
+        if level is None:
+            return []
         points, levels, losses = self._data(level)
         deviation = losses.std()
         if deviation == 0:
-            return None
+            return []
         losses = (losses - losses.mean()) / deviation
         rng = np.random.default_rng((self._seed, trial_id))
         with self._surrogate.isolated(int(rng.integers(2**31))):
@@ -140,13 +150,29 @@ class GpSearcher(Searcher):
             model = self._surrogate.fit(features, losses)
             expected = self._surrogate.mean(model, self._features(points, level))
             pending = [self._points[trial] for trial in islice(reversed(self._pending), _PENDING)]
-            if pending:
-                waiting = self._features(np.array(pending), level)
-                model = self._surrogate.believe(model, features, losses, waiting)
-            promise = self._surrogate.acquisition(model, self._acquisition, expected.min(), self._kappa)
+
+            def promise() -> Callable[[Array], Array]:
+                """Return the acquisition as it is if what is pending brings what the model expects."""
+                believed = model
+                if pending:
+                    waiting = self._features(np.array(pending), level)
+                    believed = self._surrogate.believe(model, features, losses, waiting)
+                of_features = self._surrogate.acquisition(
+                    believed, self._acquisition, expected.min(), self._kappa
+                )
+                return lambda some: of_features(self._features(some, level))
+
             best = points[np.argsort(expected, kind="stable")[:_PARENTS]]
-            point = self._most_promising(lambda some: promise(self._features(some, level)), best, rng)
-        return self.space.from_unit(point.tolist())
+            pool, values = self._candidates(promise(), best, rng)
+            chosen = [pool[np.argmax(values)]]
+            pool = pool[np.argsort(-values, kind="stable")[:_POOL]]
+            for _ in range(min(_MOST_AT_ONCE - 1, len(self._pending) // _PENDING_FOR_ONE_MORE)):
+                pending.append(chosen[-1])
+                pool = pool[(pool != chosen[-1]).any(axis=1)]
+                if len(pool) == 0:
+                    break
+                chosen.append(pool[np.argmax(self._unless_tried(pool, promise()(pool)))])
+        return chosen
 
     def _data(self, level: int) -> tuple[Array, Array, Array]:
         """Return what the model sees: points (n x d), levels (n) and losses (n) within [-1, 1]."""
@@ -170,9 +196,10 @@ class GpSearcher(Searcher):
         height = np.log(np.asarray(levels, dtype=float) / first) / math.log(last / first)
         return np.column_stack([features, np.broadcast_to(height, len(points))])
 
-    def _most_promising(
+    def _candidates(
         self, promise: Callable[[Array], Array], best: Array, rng: np.random.Generator
-    ) -> Array:
+    ) -> tuple[Array, Array]:
+        """Return points (n x d), among them promising ones, and what each promises (n)."""
         drawn = rng.random((_DRAWN, len(self.space)))
         points, _ = self._encoding.snap(np.concatenate([drawn, self._vary(best, _SPREADS[0], rng)]))
         values = self._unless_tried(points, promise(points))
@@ -181,8 +208,7 @@ class GpSearcher(Searcher):
             varied, _ = self._encoding.snap(self._vary(parents, spread, rng))
             points = np.concatenate([points, varied])
             values = np.concatenate([values, self._unless_tried(varied, promise(varied))])
-        chosen: Array = points[np.argmax(values)]
-        return chosen
+        return points, values
 
     def _vary(self, parents: Array, spread: float, rng: np.random.Generator) -> Array:
         """Return `_CHILDREN` variations of each parent: some coordinates moved, some choices redrawn."""

@@ -17,6 +17,7 @@ from mlflow_hpo.optimizer import Optimizer
 from mlflow_hpo.searchers import SEARCHERS
 from mlflow_hpo.searchers.gp import GpSearcher
 from mlflow_hpo.searchers.sobol import SobolSearcher
+from mlflow_hpo.searchers.surrogate import Surrogate
 from mlflow_hpo.space import SearchSpace
 
 LINE = SearchSpace({"x": {"type": "float", "low": 0, "high": 1}})
@@ -99,6 +100,20 @@ def test_pending_proposals_stay_apart():
         return stdev(proposals)
 
     assert spread(forget=False) > 1.5 * spread(forget=True)
+
+
+def test_with_many_pending_one_look_at_the_model_makes_several_proposals(monkeypatch):
+    looks = []
+    fit = Surrogate.fit
+    monkeypatch.setattr(Surrogate, "fit", lambda *args: looks.append(1) or fit(*args))
+    searcher = taught()
+    for trial in range(100, 148):
+        searcher.adopt(trial, {"x": trial / 148})
+
+    proposals = batch(searcher, 9)
+
+    assert len(looks) == 3  # for four each, and for the ninth
+    assert len(set(proposals)) == 9
 
 
 def test_learns_from_trials_that_were_stopped_early():
