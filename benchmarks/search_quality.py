@@ -50,7 +50,7 @@ def _comma_separated(context: click.Context, parameter: click.Parameter, value: 
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     default=CACHE,
-    help="Folder of the traces, which are taken from there if they are there.",
+    help="Folder of our own traces, which are taken from there if they are there; the peers' are in git.",
 )
 @click.option("--write", is_flag=True, help=f"Write the tables into {DOCS.parent.name}/{DOCS.name}.")
 def main(

@@ -11,48 +11,60 @@ from methods import method
 from reference import Reference, find_reference
 from simulator import Trace, simulate
 
-CACHE = Path(__file__).parent / ".cache"  # git ignores it
+CACHE = Path(__file__).parent / ".cache"  # ours, and references: git ignores them
+PEERS = Path(__file__).parent / "traces"  # takes hours to make anew: in git
+
+_Key = tuple[str, int, int]  # task id, seed, epochs
 
 
 class Traces:
-    """Answers from the cache or simulates.
+    """Answers from a file or simulates, and appends to the file.
 
     A peer that is not installed here may have been measured in another environment: then the newest version
-    in the cache answers.
+    on disk answers.
     """
 
-    def __init__(self, bench: LcBench, cache: Path) -> None:
+    def __init__(self, bench: LcBench, ours: Path = CACHE, peers: Path = PEERS) -> None:
         self._bench = bench
-        self._cache = cache
+        self._ours = ours
+        self._peers = peers
         self._problems: dict[Task, Problem] = {}
+        self._read: dict[Path, dict[_Key, Trace]] = {}
 
     def version(self, name: str, workers: int) -> str | None:
         """Return the version of a method that answers, None if there is none."""
-        measured = sorted(path.name for path in self._folder(name, workers).glob("*"))
-        return method(name).version or (measured[-1] if measured else None)
+        measured = sorted(self._folder(name, workers).glob("*.jsonl"))
+        return method(name).version or (measured[-1].stem if measured else None)
 
     def trace(self, name: str, task: Task, seed: int, workers: int, epochs: int) -> Trace:
         """Return what a method does on a task.
 
         Raises:
-            ImportError: it is not in the cache and the peer is not installed.
+            ImportError: it is not on disk and the peer is not installed.
         """
-        version = self.version(name, workers) or "missing"
-        path = self._folder(name, workers) / version / f"{task.task_id}-{seed}-{epochs}.json"
-        if path.exists():
-            return Trace(**json.loads(path.read_text()))
-        problem = self._problem(task)
-        search = method(name).make(problem.space, seed, problem.max_epochs)
-        trace = simulate(search, problem, workers=workers, epochs=epochs)
-        _write(path, dataclasses.asdict(trace))
-        return trace
+        path = self._folder(name, workers) / f"{self.version(name, workers) or 'missing'}.jsonl"
+        known = self._known(path)
+        key = task.task_id, seed, epochs
+        if key not in known:
+            problem = self._problem(task)
+            search = method(name).make(problem.space, seed, problem.max_epochs)
+            known[key] = _rounded(simulate(search, problem, workers=workers, epochs=epochs))
+            _append(path, key, known[key])
+        return known[key]
 
     def reference(self, task: Task) -> Reference:
         """Return what the task's regret is measured against."""
-        path = self._cache / "reference" / f"{task.task_id}.json"
+        path = self._ours / "reference" / f"{task.task_id}.json"
         if not path.exists():
-            _write(path, dataclasses.asdict(find_reference(self._problem(task))))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(dataclasses.asdict(find_reference(self._problem(task)))))
         return Reference(**json.loads(path.read_text()))
+
+    def _known(self, path: Path) -> dict[_Key, Trace]:
+        if path not in self._read:
+            lines = path.read_text().splitlines() if path.exists() else []
+            self._read[path] = dict(map(_parsed, lines))
+        return self._read[path]
 
     def _problem(self, task: Task) -> Problem:
         if task not in self._problems:
@@ -60,9 +72,21 @@ class Traces:
         return self._problems[task]
 
     def _folder(self, name: str, workers: int) -> Path:
-        return self._cache / f"workers-{workers}" / name
+        return (self._ours if method(name).ours else self._peers) / f"workers-{workers}" / name
 
 
-def _write(path: Path, content: object) -> None:
+def _rounded(trace: Trace) -> Trace:
+    """Return the trace as it is written: less than the figures show is left out."""
+    steps = [(epochs, round(seconds), round(value, 5)) for epochs, seconds, value in trace.steps]
+    return dataclasses.replace(trace, steps=steps, seconds=round(trace.seconds))
+
+
+def _append(path: Path, key: _Key, trace: Trace) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    with path.open("a") as file:
+        file.write(json.dumps([*key, dataclasses.asdict(trace)], separators=(",", ":")) + "\n")
+
+
+def _parsed(line: str) -> tuple[_Key, Trace]:
+    task, seed, epochs, trace = json.loads(line)
+    return (task, seed, epochs), Trace(**trace | {"steps": [tuple(step) for step in trace["steps"]]})

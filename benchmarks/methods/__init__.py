@@ -38,9 +38,14 @@ class Entry:
         return make(space, seed, max_epochs, **self.options)
 
     @property
+    def ours(self) -> bool:
+        """Whether it is a search of this package."""
+        return self.module == "ours"
+
+    @property
     def version(self) -> str | None:
         """What traces of this search are filed under; None where the peer is not installed."""
-        if self.module == "ours":
+        if self.ours:
             return _fingerprint()
         if self.package is None:
             return "1"
