@@ -6,7 +6,7 @@ import inspect
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,8 @@ from mlflow_hpo.space import (
 )
 
 _ENOUGH = 20  # trials with a finite loss that a level wants before it takes over from a lower one
+_MOST = 1000  # trials that Optuna's study grows to; then it is cut down ...
+_BEST, _LATEST = 250, 250  # ... to so many of the best and of the latest others, and all that run
 _NOT_OURS = {"GridSampler", "BruteForceSampler", "PartialFixedSampler"}  # `grid`, and a smaller space
 _HEEDLESS = {"RandomSampler", "QMCSampler"}  # look at no loss
 
@@ -44,12 +46,12 @@ class OptunaSearcher(Searcher):
     - fails, or its loss is infinite: COMPLETE, with the worst finite loss at the level, so that every sampler
       learns to keep away; FAIL as long as there is none.
 
-    When a higher level takes over, the study is built anew from the losses there; a random or QMC sampler,
-    which looks at none, keeps its study.
+    When a higher level takes over, the study is built anew from the losses there. When it holds 1,000 trials
+    it is cut down to the best 250, the latest 250 others and all that run, as the cost of a suggestion grows
+    with the study. A random or QMC sampler, which looks at no loss, keeps its study.
 
     Pending trials are what the sampler makes of RUNNING ones: TPE counts them as bad (`constant_liar`), GP
-    integrates over them, CMA-ES and NSGA pass over them. The cost of a suggestion grows with the history as
-    the sampler's does; it is not bounded here.
+    integrates over them, CMA-ES and NSGA pass over them.
 
     Args:
         sampler: the name of a sampler class such as "TPESampler", or short such as "tpe", "gp", "cmaes",
@@ -72,15 +74,17 @@ class OptunaSearcher(Searcher):
         self._sampler = _sampler_class(optuna, sampler)
         self._options = _checked(self._sampler, options)
         self._seed = seed
-        heedless = self._sampler.__name__ in _HEEDLESS
-        self._levels = levels[:1] if heedless else levels
+        self._heedless = self._sampler.__name__ in _HEEDLESS
+        self._levels = levels[:1] if self._heedless else levels
         self._level = self._levels[0]
         self._losses: dict[int, dict[int, float]] = {}  # of each trial: level -> loss, infinite ones, too
         self._finite: dict[int, list[float]] = {level: [] for level in self._levels}
         self._ended: set[int] = set()  # trials that do not run
         self._failed: set[int] = set()
-        self._numbers: dict[int, int] = {}  # each trial's number in Optuna's study
-        self._study, self._storage = self._new_study()
+        self._numbers: dict[int, int] = {}  # each trial's number in Optuna's study, ...
+        self._left_out: dict[int, Any] = {}  # ... or what it was when the study was cut down
+        self._room = _MOST  # trials that the study may grow to
+        self._study, self._storage = self._new_study(self._new_sampler())
 
     def suggest(self, trial_id: int) -> Config:
         """Propose what the sampler suggests."""
@@ -125,14 +129,20 @@ class OptunaSearcher(Searcher):
                     config[name] = _suggest(trial, name, parameter)
         self._losses[trial_id] = {}
         self._numbers[trial_id] = trial.number
+        if trial.number + 1 >= self._room and not self._heedless:
+            self._cut_down()
         return config
 
     def _tell(self, trial_id: int) -> None:
         """Let Optuna's study know what has become of a trial."""
         states = self._optuna.trial.TrialState
-        frozen = self._frozen(trial_id)
         state, loss = self._verdict(trial_id)
         with self._quiet():
+            if trial_id in self._left_out:
+                if state is states.COMPLETE:
+                    self._add(trial_id, self._left_out.pop(trial_id))
+                return
+            frozen = self._frozen(trial_id)
             if frozen.state is states.RUNNING:
                 if state is states.PRUNED:
                     for level, value in self._intermediate(trial_id).items():
@@ -159,11 +169,28 @@ class OptunaSearcher(Searcher):
     def _rise(self, level: int) -> None:
         """Build the study anew from the losses at a higher level."""
         self._level = level
-        before = {trial_id: self._frozen(trial_id) for trial_id in self._numbers}
-        self._study, self._storage = self._new_study()
+        back = [trial_id for trial_id in self._left_out if level in self._losses[trial_id]]
+        # a sampler of its own with a seed of its own: it would repeat its draws
+        self._build(sorted([*self._numbers, *back]), self._new_sampler())
+
+    def _cut_down(self) -> None:
+        """Build the study anew from what matters most; the sampler goes on as it is."""
+        known = [trial_id for trial_id in self._numbers if trial_id in self._ended]
+        best = sorted(known, key=lambda trial_id: self._losses[trial_id].get(self._level, math.inf))[:_BEST]
+        latest = [trial_id for trial_id in known if trial_id not in set(best)][-_LATEST:]
+        gone = set(known).difference(best, latest)
+        self._build([trial_id for trial_id in self._numbers if trial_id not in gone], self._study.sampler)
+        self._room = max(_MOST, 2 * len(self._numbers))
+
+    def _build(self, kept: Sequence[int], sampler: Any) -> None:
+        """Begin another study with some of the trials, in their order."""
+        stood = self._left_out | {trial_id: self._frozen(trial_id) for trial_id in self._numbers}
+        self._numbers = {}
+        self._study, self._storage = self._new_study(sampler)
         with self._quiet():
-            for trial_id, frozen in before.items():
-                self._add(trial_id, frozen)
+            for trial_id in kept:
+                self._add(trial_id, stood.pop(trial_id))
+        self._left_out = stood
 
     def _add(self, trial_id: int, frozen: Any) -> None:
         """Add a trial to the study as it counts now; `frozen` is how it stood there before."""
@@ -182,18 +209,19 @@ class OptunaSearcher(Searcher):
     def _frozen(self, trial_id: int) -> Any:
         return self._study.get_trials(deepcopy=False)[self._numbers[trial_id]]
 
-    def _new_study(self) -> tuple[Any, Any]:
-        # a level of its own, a seed of its own: the sampler would repeat its draws
+    def _new_sampler(self) -> Any:
         seed = int(np.random.SeedSequence((self._seed, self._level)).generate_state(1)[0])
         seeded = {"seed": seed} if "seed" in inspect.signature(self._sampler).parameters else {}
-        storage = self._optuna.storages.InMemoryStorage()
         with self._quiet():
             try:
-                sampler = self._sampler(**self._options, **seeded)
+                return self._sampler(**self._options, **seeded)
             except (ValueError, TypeError) as error:
                 raise ConfigError("", f"{self._sampler.__name__} refuses its options: {error}") from error
-            study = self._optuna.create_study(storage=storage, sampler=sampler)
-        return study, storage
+
+    def _new_study(self, sampler: Any) -> tuple[Any, Any]:
+        storage = self._optuna.storages.InMemoryStorage()
+        with self._quiet():
+            return self._optuna.create_study(storage=storage, sampler=sampler), storage
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:

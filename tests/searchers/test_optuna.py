@@ -66,6 +66,62 @@ def test_tpe_finds_the_optimum_better_than_random():
     assert mean(tpe) < mean(random) / 2
 
 
+@pytest.fixture
+def small_study(monkeypatch):
+    """Studies that are cut down at 30 trials, to the best 5 and the latest 5 others."""
+    for name, value in {"_MOST": 30, "_BEST": 5, "_LATEST": 5}.items():
+        monkeypatch.setattr(f"mlflow_hpo.searchers.optuna.{name}", value)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "nsgaii"])
+def test_a_long_study_is_cut_down_to_the_best_the_latest_and_what_runs(small_study, sampler):
+    searcher = OptunaSearcher(LINE, 0, (9,), sampler=sampler)
+    searcher.suggest(0)  # runs on
+    told = {trial: abs(trial - 12.0) for trial in range(1, 29)}
+    for trial, loss in told.items():
+        run(searcher, trial, trial / 100, {9: loss})
+
+    searcher.suggest(29)
+
+    assert list(searcher._numbers) == [0, *range(10, 15), *range(24, 29), 29]
+    assert [value for _, state, value in states(searcher) if state == "COMPLETE"] == [
+        told[trial] for trial in [*range(10, 15), *range(24, 29)]
+    ]
+    assert [state for _, state, _ in states(searcher)].count("RUNNING") == 2
+    assert len({searcher.suggest(trial)["x"] for trial in range(30, 40)}) == 10
+
+
+def test_what_was_left_out_comes_back_with_a_loss_at_the_level(small_study):
+    searcher = OptunaSearcher(LINE, 0, (1, 9))
+    for trial in range(30):
+        run(searcher, trial, trial / 100, {1: float(trial)})
+    assert 10 in searcher._left_out
+
+    for trial in range(10, 30):
+        searcher.report(trial, 9, -float(trial))  # the level of 9 takes over
+        searcher.complete(trial)
+
+    assert searcher._numbers.keys() >= set(range(10, 30))
+    assert (0.1, "COMPLETE", -10.0) in states(searcher)
+
+
+def test_more_running_trials_than_a_study_is_cut_down_to(small_study):
+    searcher = OptunaSearcher(LINE, 0, (9,))
+    for trial in range(100):
+        searcher.suggest(trial)
+    assert len(searcher._numbers) == 100
+
+
+def test_a_sampler_that_looks_at_no_loss_keeps_its_sequence(small_study):
+    searcher = OptunaSearcher(LINE, 0, (9,), sampler="qmc")
+    proposals = set()
+    for trial in range(60):
+        proposals.add(searcher.suggest(trial)["x"])
+        searcher.report(trial, 9, 1.0)
+        searcher.complete(trial)
+    assert len(proposals) == len(searcher._numbers) == 60
+
+
 def test_a_value_is_told_once_at_the_level():
     searcher = OptunaSearcher(LINE, 0, (1, 3, 9))
     run(searcher, 0, 0.1, {}, end=False)
