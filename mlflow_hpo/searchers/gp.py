@@ -59,6 +59,8 @@ class GpSearcher(Searcher):
         kappa: standard deviations, for "ucb".
         n_startup: trials with a finite loss that are wanted before the model proposes, 2 or more.
         noise: whether the same configuration may bring different losses; their noise is estimated then.
+        warp: whether the model also learns where on its scale each parameter matters most. It pays where good
+            values lie near a bound, and costs time.
 
     Source: Jones et al., Efficient Global Optimization, 1998; the logarithm as in Ament et al., Unexpected
     Improvements to Expected Improvement, NeurIPS 2023; `ucb` by Srinivas et al., ICML 2010; `pi` by Kushner,
@@ -76,15 +78,17 @@ class GpSearcher(Searcher):
         kappa: Any = 2.0,
         n_startup: Any = 10,
         noise: Any = True,
+        warp: Any = False,
     ) -> None:
         self.space = space
         self._seed = seed
         self._acquisition = one_of("acquisition", acquisition, ACQUISITIONS)
         self._kappa = finite_number("kappa", kappa, above=0)
         self._enough = whole_number("n_startup", n_startup, at_least=2)
-        if not isinstance(noise, bool):
-            raise ConfigError("noise", f"must be true or false, got {shown(noise)}")
-        self._surrogate = Surrogate(noisy=noise)
+        for name, switch in (("noise", noise), ("warp", warp)):
+            if not isinstance(switch, bool):
+                raise ConfigError(name, f"must be true or false, got {shown(switch)}")
+        self._surrogate = Surrogate(noisy=noise, warped=warp)
         self._prior = SobolSearcher(space, seed, levels)
         self._encoding = Encoding(space)
         self._levels = tuple(levels)

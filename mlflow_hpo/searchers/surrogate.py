@@ -31,9 +31,12 @@ class Surrogate:
 
     Args:
         noisy: whether the noise of the losses is estimated; else there is next to none.
+        warped: whether each feature is warped first by the distribution function of Kumaraswamy's
+            distribution, which is fitted along: for losses that change most near the bounds of a parameter.
+            Source: Snoek et al., Input Warping for Bayesian Optimization of Non-Stationary Functions, 2014.
     """
 
-    def __init__(self, *, noisy: bool) -> None:
+    def __init__(self, *, noisy: bool, warped: bool) -> None:
         try:
             with warnings.catch_warnings():
                 # linear_operator's own use of torch
@@ -43,6 +46,7 @@ class Surrogate:
             raise ConfigError("", "gp needs the extra: pip install 'mlflow-hpo[gp]'") from error
         self._botorch = botorch
         self._noisy = noisy
+        self._warped = warped
         self._hyperparameters: dict[str, Any] | None = None
         self._fitted = 0  # observations at the last fit
 
@@ -122,6 +126,7 @@ class Surrogate:
             torch.from_numpy(losses).unsqueeze(-1),
             train_Yvar=noise,
             outcome_transform=None,
+            input_transform=self._warp(features.shape[1]) if self._warped else None,
         )
         if self._hyperparameters is not None:
             if self._noisy:
@@ -130,6 +135,16 @@ class Surrogate:
                 kept = {k: v for k, v in self._hyperparameters.items() if not k.startswith("likelihood.")}
                 model.load_state_dict(kept, strict=False)
         return model
+
+    def _warp(self, features: int) -> Any:
+        from gpytorch.priors import LogNormalPrior
+
+        return self._botorch.models.transforms.input.Warp(
+            d=features,
+            indices=list(range(features)),
+            concentration1_prior=LogNormalPrior(0.0, 0.5),
+            concentration0_prior=LogNormalPrior(0.0, 0.5),
+        )
 
     @contextmanager
     def isolated(self, seed: int) -> Iterator[None]:

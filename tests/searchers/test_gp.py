@@ -149,9 +149,27 @@ def test_a_huge_loss_does_not_hide_the_others():
     assert batch(searcher, 1)[0] == pytest.approx(0.23, abs=0.1)
 
 
-@pytest.mark.parametrize("noise", [True, False])
-def test_survives_losses_at_the_ends_of_floats_and_contradictions(noise):
-    searcher = GpSearcher(LINE, 0, (9,), noise=noise)
+def test_a_warp_learns_that_a_loss_changes_most_near_a_bound():
+    def error(warp):
+        """How wrong the model is, between what it was told, about a loss that is smooth on the log scale."""
+        rng = np.random.default_rng(0)
+        x = np.concatenate([10 ** -rng.uniform(0, 4, 12), rng.random(12)])
+        at = np.geomspace(1e-3, 1, 50)
+
+        def loss(x):
+            return np.sin(2 * np.log10(x))
+
+        surrogate = Surrogate(noisy=True, warped=warp)
+        with surrogate.isolated(0):
+            model = surrogate.fit(x[:, None], loss(x))
+            return np.abs(surrogate.mean(model, at[:, None]) - loss(at)).mean()
+
+    assert error(warp=True) < error(warp=False) / 2
+
+
+@pytest.mark.parametrize("options", [{}, {"noise": False}, {"warp": True}, {"noise": False, "warp": True}])
+def test_survives_losses_at_the_ends_of_floats_and_contradictions(options):
+    searcher = GpSearcher(LINE, 0, (9,), **options)
     teach(searcher, [(0.5, loss) for loss in [1e308, -1e308, 5.0, 0.0] * 5], resource=9)
     for trial in range(100, 120):
         searcher.adopt(trial, {"x": 0.5})
@@ -230,6 +248,7 @@ def test_names_the_extra_that_is_missing(monkeypatch):
         ({"kappa": 0}, "kappa", "must be a finite number above 0, got 0"),
         ({"n_startup": 1}, "n_startup", "must be a whole number of 2 or more, got 1"),
         ({"noise": 0.1}, "noise", "must be true or false, got 0.1"),
+        ({"warp": "yes"}, "warp", "must be true or false, got 'yes'"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_refused(options, field, problem):
