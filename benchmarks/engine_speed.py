@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from statistics import median
+from statistics import mean, median
 
 import click
 import numpy as np
@@ -77,7 +77,7 @@ def _timed(call: Callable) -> tuple:
 
 
 def _measure(name: str, trials: int, pending: int, patience: float) -> str:
-    """Return the medians of asks and reports when `trials` trials are known, or why there are none."""
+    """Return median and mean of asks and the median of reports when `trials` are known, or why not."""
     pool = _Pool(method(name).make(SPACE, 0, _EPOCHS), pending)
     begin = time.monotonic()
     while len(pool.started) < trials:
@@ -85,7 +85,8 @@ def _measure(name: str, trials: int, pending: int, patience: float) -> str:
             return f"> {patience:.0f} s"
         pool.turn()
     last = max(20, trials // 20)
-    return f"{median(pool.asks[-last:]) / 1e3:,.0f} / {median(pool.reports[-last:]) / 1e3:,.0f}"
+    asks, reports = pool.asks[-last:], pool.reports[-last:]
+    return f"{median(asks) / 1e3:,.0f} ({mean(asks) / 1e3:,.0f}) / {median(reports) / 1e3:,.0f}"
 
 
 @click.command()
@@ -109,8 +110,8 @@ def main(methods: str, trials: str, pending: str, patience: float, write: bool) 
         rows.append(row)
     head = ["method", *(f"{known:,} trials, {running:,} pending" for known, running in cells)]
     about = (
-        "### Engine speed\n\nMicroseconds of CPU per ask / per report, medians of the last 5% of a search "
-        "with so many trials, of which so many are pending; > where the search itself took longer.\n\n"
+        "### Engine speed\n\nMicroseconds of CPU: median (mean) of an ask / median of a report, of the last 5% of "
+        "a search with so many trials, of which so many are pending; > where the search itself took longer.\n\n"
     )
     table = about + markdown_table(head, rows)
     click.echo(table)

@@ -10,7 +10,7 @@ from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.schedulers.base import Adviser, Assignment, Decision, Scheduler
 from mlflow_hpo.schedulers.rungs import halving_resource, reduction_factor, rung_levels
 
-_CANDIDATES = 20  # so many of the best paused trials of each level are thought of
+_CANDIDATES = 100  # so many of the best paused trials of each level are thought of
 _SLACK = 2.0  # times the epochs of successive halving may be taken
 
 
@@ -18,8 +18,12 @@ class FreezeThawScheduler(Scheduler):
     """Pauses every trial at each level and goes on with the one that the searcher's model promises most of.
 
     Whenever a worker is free, the searcher is asked whether one of the paused trials, and which one, promises
-    more than a new trial. It chooses among the 20 of each level with the least loss there.
+    more than a new trial. It chooses among the 100 of each level with the least loss there.
     Trials without a finite loss never go on.
+
+    Whatever the model says, no level takes more epochs than all later ones together, apart from the first full
+    training's worth: before that is so again no trial goes there, so that a model that errs about what early
+    epochs tell does not keep all trials short.
 
     A new trial starts without asking once the trials so far have taken a full training more than twice the
     epochs of successive halving with the same number of trials, `eta` and levels: a bound on the trials thus
@@ -49,7 +53,8 @@ class FreezeThawScheduler(Scheduler):
         self._running: dict[int, int] = {}  # trial -> level
         self._losses: dict[int, float] = {}  # the last of each trial
         self._started = 0
-        self._handed_out = 0  # epochs
+        self._handed_out = [0] * len(self.levels)  # epochs on the way to each level
+        self._trained = [0] * len(self.levels)  # of these, what does not run any more
         self._closed = False
         self._reached_the_end = False  # whether a trial was handed out up to max_resource
 
@@ -67,7 +72,7 @@ class FreezeThawScheduler(Scheduler):
         """Hand out the paused trial that the model promises most of, or the new one."""
         if new_trial_id is None and not self.has_work:
             return None
-        ahead = new_trial_id is not None and self._handed_out > self._most_epochs
+        ahead = new_trial_id is not None and sum(self._handed_out) > self._most_epochs
         trial_id = None if ahead else self._advice(may_start=new_trial_id is not None)
         if trial_id is not None:
             return self._thaw(trial_id)
@@ -83,14 +88,23 @@ class FreezeThawScheduler(Scheduler):
         return _SLACK * self.expected_resource(self._started) + self.max_resource
 
     def _advice(self, *, may_start: bool) -> int | None:
+        if self._adviser is None or not any(self._waiting):
+            return None
+        levels = [level for level, waiting in enumerate(self._waiting) if waiting]
+        due = [level for level in levels if not self._overdrawn(level + 1)] or levels
         candidates = {
             trial_id: self.levels[level]
-            for level, waiting in enumerate(self._waiting)
-            for _, trial_id in waiting[:_CANDIDATES]
+            for level in due
+            for _, trial_id in self._waiting[level][:_CANDIDATES]
         }
-        if not candidates or self._adviser is None:
-            return None
-        return self._adviser.advise(candidates, may_start=may_start)
+        return self._adviser.advise(candidates, may_start=may_start and not self._overdrawn(0))
+
+    def _overdrawn(self, level: int) -> bool:
+        """Whether later levels must catch up before a trial is trained up to this one."""
+        if level + 1 == len(self.levels) or sum(self._trained) <= self.max_resource:
+            return False
+        one_more = self.levels[level + 1] - self.levels[level]
+        return self._trained[level] > sum(self._handed_out[level + 1 :]) + one_more
 
     def _thaw(self, trial_id: int) -> Assignment:
         entry = self._losses[trial_id], trial_id
@@ -103,7 +117,7 @@ class FreezeThawScheduler(Scheduler):
         self._running[trial_id] = level
         self._reached_the_end |= level == len(self.levels) - 1
         start = self.levels[level - 1] if level else 0
-        self._handed_out += self.levels[level] - start
+        self._handed_out[level] += self.levels[level] - start
         return Assignment(trial_id, start, self.levels[level], rung=level)
 
     def report(self, trial_id: int, resource: int, loss: float) -> Decision:
@@ -113,7 +127,7 @@ class FreezeThawScheduler(Scheduler):
 
     def complete(self, trial_id: int) -> None:
         """Pause the trial."""
-        level = self._running.pop(trial_id)
+        level = self._end(trial_id)
         if level < len(self._waiting):
             self._paused[trial_id] = None
             if self._losses[trial_id] < math.inf:
@@ -122,8 +136,13 @@ class FreezeThawScheduler(Scheduler):
 
     def fail(self, trial_id: int) -> None:
         """Forget the trial."""
-        del self._running[trial_id]
+        self._end(trial_id)
         self._eliminate()
+
+    def _end(self, trial_id: int) -> int:
+        level = self._running.pop(trial_id)
+        self._trained[level] += self.levels[level] - (self.levels[level - 1] if level else 0)
+        return level
 
     def close(self) -> None:
         """Stop waiting for new trials."""
@@ -142,7 +161,7 @@ class FreezeThawScheduler(Scheduler):
         """Whether a paused trial may go on."""
         if not any(self._waiting):
             return False
-        used_up = self._handed_out >= self.expected_resource(self._started)
+        used_up = sum(self._handed_out) >= self.expected_resource(self._started)
         return not (self._closed and used_up and self._reached_the_end)
 
     def expected_resource(self, trials: int) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,7 @@ _JITTER = 1e-6  # keeps nearly singular matrices solvable
 _WIDTH = 4.0  # hyperparameters stay that many standard deviations of their prior around its mean
 
 # mean and standard deviation of the normal priors of the hyperparameters' logarithms
+_WARP = (0.0, 0.5)
 _FEATURE_SCALE = (0.0, 1.0)
 _HEIGHT_SCALE = (math.log(0.7), 0.7)
 _VARIANCES = (  # of the parts of the kernel, in the order of the class docstring
@@ -65,9 +65,11 @@ class CurveModel:
     - ``kt``: the curve that all configurations have in common;
     - ``kt`` for places on the same curve: what the configuration does not explain, such as the seed.
 
-    The hyperparameters maximise the marginal likelihood times log-normal priors.
+    Each feature `x` first becomes ``1 - (1 - x**a)**b``, with its own `a` and `b`, as losses often change
+    most near a bound. All these hyperparameters maximise the marginal likelihood times log-normal priors.
 
-    Source: Swersky et al., Freeze-Thaw Bayesian Optimization, 2014, for the idea; Rasmussen and Williams,
+    Source: Swersky et al., Freeze-Thaw Bayesian Optimization, 2014, for the idea; Snoek et al., Input Warping
+    for Bayesian Optimization of Non-Stationary Functions, ICML 2014, for the warp; Rasmussen and Williams,
     Gaussian Processes for Machine Learning, 2006, sections 2.2, 4.2 and 5.4 for the formulas.
 
     >>> model = CurveModel(features=1)
@@ -79,10 +81,11 @@ class CurveModel:
     """
 
     def __init__(self, features: int) -> None:
-        priors = np.array([*[_FEATURE_SCALE] * features, _HEIGHT_SCALE, *_VARIANCES, _NOISE])
+        warps, scales = [_WARP] * (2 * features), [_FEATURE_SCALE] * features
+        priors = np.array([*warps, *scales, _HEIGHT_SCALE, *_VARIANCES, _NOISE])
         self._prior_mean, self._prior_deviation = priors.T
         self._theta = self._prior_mean  # the logarithms of the hyperparameters, in the order of the priors
-        self._features = features
+        self.features = features
 
     def fit(self, points: Points, losses: Array) -> None:
         """Adapt the hyperparameters to the losses (n) at `points`, starting at those of the last fit."""
@@ -90,7 +93,7 @@ class CurveModel:
         found = minimize(
             self._objective,
             self._theta,
-            args=(points, losses, list(self._squares(points))),
+            args=(points, losses),
             jac=True,
             method="L-BFGS-B",
             bounds=np.column_stack([self._prior_mean - width, self._prior_mean + width]),
@@ -120,42 +123,53 @@ class CurveModel:
         variance = np.exp(self._theta[-5:-1]).sum() - np.square(explained).sum(axis=0)
         return cross @ self._weights, np.sqrt(np.maximum(variance, 1e-10))
 
+    def unwarped(self, warped: Array) -> Array:
+        """Return the features (n x f) that the warp makes `warped`, in [0, 1].
+
+        Evenly spread ones become features that lie close where the losses change most.
+        """
+        (a, b), *_ = self._parameters(self._theta)
+        features: Array = (1 - (1 - warped) ** (1 / b)) ** (1 / a)
+        return features
+
     def _covariance(self, a: Points, b: Points) -> Array:
-        scales = np.exp(-self._theta[: self._features])
-        at_configuration = _matern(_distances(a.features * scales, b.features * scales))
+        warps, scales, _, (value, departure, common, own), _ = self._parameters(self._theta)
+        at_configuration = _matern(
+            _distances(_warped(a.features, warps) / scales, _warped(b.features, warps) / scales)
+        )
         at_height = self._height_kernel(a.heights, b.heights)
-        value, departure, common, own = np.exp(self._theta[-5:-1])
         same = np.equal.outer(a.curves, b.curves)
         covariance: Array = at_configuration * (value + departure * at_height)
         covariance += at_height * (common + own * same)
         return covariance
 
+    def _parameters(self, theta: Array) -> tuple[Array, Array, float, Array, float]:
+        """Return warps (2 x f), length scales (f) and that of the heights, the variances (4), the noise."""
+        warps, scales, height, variances, noise = np.split(
+            np.exp(theta), np.cumsum([2 * self.features, self.features, 1, 4])
+        )
+        return warps.reshape(2, -1), scales, float(height[0]), variances, float(noise[0])
+
     def _height_kernel(self, a: Array, b: Array) -> Array:
         """Return ``kt`` (n x m); worked out for distinct heights only, of which there are few."""
         rows, row = np.unique(a, return_inverse=True)
         columns, column = np.unique(b, return_inverse=True)
-        squares = np.square(np.subtract.outer(rows, columns))
-        kernel: Array = _matern(squares * math.exp(-2 * self._theta[self._features]))[:, column][row]
+        _, _, scale, _, _ = self._parameters(self._theta)
+        squares = np.square(np.subtract.outer(rows, columns) / scale)
+        kernel: Array = _matern(squares)[:, column][row]
         return kernel
 
-    def _squares(self, points: Points) -> Iterator[Array]:
-        """Yield the squared differences (n x n) in each feature, then those of the heights."""
-        for column in (*points.features.T, points.heights):
-            yield np.square(np.subtract.outer(column, column))
-
-    def _objective(
-        self, theta: Array, points: Points, losses: Array, squares: list[Array]
-    ) -> tuple[float, Array]:
+    def _objective(self, theta: Array, points: Points, losses: Array) -> tuple[float, Array]:
         """Return the negative logarithm of likelihood times prior, up to a constant, and its gradient."""
-        inverse = np.exp(-2 * theta[: self._features + 1])
-        scaled = sum((s * i for s, i in zip(squares[:-1], inverse, strict=False)), np.zeros_like(squares[-1]))
-        kx, slope_x = _matern(scaled), _matern_slope(scaled)
-        height = squares[-1] * inverse[-1]
+        warps, scales, height_scale, variances, noise = self._parameters(theta)
+        value, departure, common, own = variances
+        scaled = _warped(points.features, warps) / scales
+        squares = _distances(scaled, scaled)
+        kx, slope_x = _matern(squares), _matern_slope(squares)
+        height = np.square(np.subtract.outer(points.heights, points.heights) / height_scale)
         kt, slope_t = _matern(height), _matern_slope(height)
-        value, departure, common, own = np.exp(theta[-5:-1])
         same = np.equal.outer(points.curves, points.curves)
         parts = [value * kx, departure * kx * kt, common * kt, own * kt * same]
-        noise = math.exp(theta[-1])
         covariance = parts[0] + parts[1] + parts[2] + parts[3]
         covariance[np.diag_indices(len(losses))] += noise + _JITTER
         try:
@@ -169,13 +183,54 @@ class CurveModel:
         )
         by_feature = outer * (value + departure * kt) * slope_x
         by_height = outer * (departure * kx + common + own * same) * slope_t
-        gradient = [np.vdot(by_feature, s) * i for s, i in zip(squares[:-1], inverse, strict=False)]
-        gradient.append(np.vdot(by_height, height))
-        gradient += [np.vdot(outer, part) for part in parts]
-        gradient.append(np.trace(outer) * noise)
+        by_a, by_b = _warp_slopes(points.features, warps)
+        others = [
+            np.vdot(by_height, height),
+            *(np.vdot(outer, part) for part in parts),
+            np.trace(outer) * noise,
+        ]
+        gradient = np.concatenate(
+            [
+                -_twisted(by_feature, scaled, by_a / scales),
+                -_twisted(by_feature, scaled, by_b / scales),
+                _twisted(by_feature, scaled, scaled),
+                np.array(others),
+            ]
+        )
         z = (theta - self._prior_mean) / self._prior_deviation
         objective = 0.5 * losses @ weights + np.log(np.diag(factor)).sum() + 0.5 * z @ z
-        return float(objective), 0.5 * np.array(gradient) + z / self._prior_deviation
+        return float(objective), 0.5 * gradient + z / self._prior_deviation
+
+
+def _warped(features: Array, warps: Array) -> Array:
+    """Return ``1 - (1 - x**a)**b`` of each feature (n x f), with `a` and `b` the rows of `warps` (2 x f)."""
+    a, b = warps
+    warped: Array = 1 - (1 - _inside(features) ** a) ** b
+    return warped
+
+
+def _warp_slopes(features: Array, warps: Array) -> tuple[Array, Array]:
+    """Return the derivatives (n x f) of what `_warped` returns by the logarithms of `a` and of `b`."""
+    a, b = warps
+    x = _inside(features)
+    power = x**a
+    rest = (1 - power) ** b
+    return a * b * rest / (1 - power) * power * np.log(x), -b * rest * np.log1p(-power)
+
+
+def _inside(features: Array) -> Array:
+    """Return the features without their bounds, at which the warp has no slope."""
+    inside: Array = np.clip(features, 1e-6, 1 - 1e-6)
+    return inside
+
+
+def _twisted(matrix: Array, a: Array, b: Array) -> Array:
+    """Return (f) the sums over all i and j of ``matrix[i, j] * (a[i] - a[j]) * (b[i] - b[j])``.
+
+    The matrix (n x n) is symmetric, `a` and `b` are n x f.
+    """
+    twice: Array = 2 * ((matrix.sum(axis=1) @ (a * b)) - ((matrix @ a) * b).sum(axis=0))
+    return twice
 
 
 def _distances(a: Array, b: Array) -> Array:

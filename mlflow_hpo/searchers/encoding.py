@@ -29,6 +29,14 @@ class Encoding:
         kinds = [isinstance(parameter, CategoricalParameter) for parameter in space.values()]
         self.categorical: Mask = np.array(kinds)
         """Which coordinates are categorical."""
+        widths = [
+            (parameter.size if parameter.size > 1 else 0)
+            if isinstance(parameter, CategoricalParameter)
+            else 1
+            for parameter in space.values()
+        ]
+        self.columns = (np.cumsum(widths) - 1)[~self.categorical]
+        """The feature that is the place of each coordinate that is not categorical."""
 
     def point(self, places: Mapping[str, float]) -> Array:
         """Return the point (d) of a configuration, given as what `SearchSpace.to_unit` returns."""

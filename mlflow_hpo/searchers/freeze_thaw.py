@@ -36,28 +36,31 @@ _MOST_AT_ONCE, _PENDING_FOR_ONE_MORE = 8, 20  # choices by one look at the model
 _NEW = -1  # the curve of a trial that does not exist so far
 
 _Choice = tuple[int | None, Array | None]  # a paused trial, or the point of a new one
-_IMPROVEMENTS = (-3.0, 0.0)  # powers of 10 of the improvement hoped for
+_IMPROVEMENTS = (-2.0, 0.0)  # powers of 10 of the improvement hoped for
+_FAR = 6.0  # a loss that is better than the median by more is drawn towards it
 
 
 class FreezeThawSearcher(Searcher):
     """Models the learning curves of all trials together; made for the scheduler of the same name.
 
     A Gaussian process (`CurveModel`) of configurations and epochs learns from the losses of all trials at the
-    levels of the scheduler. Losses are first replaced by the normal quantiles of their
-    ranks, so that neither their scale nor a few bad ones matter; infinite ones, and trials that failed, rank
-    last.
+    levels of the scheduler. Losses above their median are first replaced by the normal quantiles of their
+    ranks, so that it does not matter how bad the bad ones are; infinite ones, and trials that failed, rank
+    last. Those below are scaled by their own spread, so that it does matter how good the good ones are.
 
     For each decision a horizon and a threshold are drawn: epochs, from 1 to a full training, and
-    ``best - 10**u * (median - best)`` with `u` from -3 to 0, of the losses so far. What is chosen has the
+    ``best - 10**u * (median - best)`` with `u` from -2 to 0, of the losses so far. What is chosen has the
     highest probability to get below that threshold if it is trained by that horizon: a paused trial from
     where it stands or a new one from the beginning, at least to the next level. Short horizons favour what is
     cheap and long ones what lasts; large improvements favour what is little known, small ones what is known
     to be good. The chance in it keeps many workers apart; besides, pending trials are believed to bring what
     the model expects of them.
 
-    New configurations compete as draws from the prior, variations of the best trials, and variations of the
-    most promising of both. The first `n_startup` are the centre of the space and a Sobol sequence. With
-    another scheduler only new ones compete.
+    New configurations compete as draws from the prior, half of them closer together where the model finds
+    that the losses change most, as variations of the best trials, and as variations of the most promising of
+    all. The first `n_startup` are the centre of the space and a Sobol sequence. With another scheduler only
+    new ones compete. When none may start, the paused trial with the least expected loss after a full training
+    is chosen.
 
     Args:
         n_startup: configurations before the model proposes.
@@ -163,6 +166,11 @@ class FreezeThawSearcher(Searcher):
     def _promising(self, paused: list[int], *, may_start: bool) -> list[_Choice]:
         seen, losses = self._seen()
         model = self._conditioned(seen, losses)
+        if not may_start:
+            features = self._features(np.array([self._points[trial] for trial in paused]))
+            ends = self._heights([self._levels[-1]] * len(paused))
+            mean, _ = model.predict(Points(features, ends, np.array(paused)))
+            return [(paused[int(np.argmin(mean))], None)]
         best = losses.min()
         hoped_for = (np.median(losses) - best) * 10 ** self._rng.uniform(*_IMPROVEMENTS, size=self._at_once)
         horizon = float(self._rng.uniform(1, self._levels[-1]))
@@ -185,9 +193,8 @@ class FreezeThawSearcher(Searcher):
             points = np.array([self._points[trial] for trial in paused])
             levels = [self._reached[trial] for trial in paused]
             mean, deviation = outlook(self._features(points), paused, levels)
-        if not may_start:
-            return [(paused[int(np.argmax(log_ndtr((best - hoped_for[0] - mean) / deviation)))], None)]
-        points, mean_of_new, deviation_of_new = self._new_points(best - hoped_for[0], outlook_of_new)
+        drawn = self._drawn(model)
+        points, mean_of_new, deviation_of_new = self._new_points(drawn, best - hoped_for[0], outlook_of_new)
         mean, deviation = np.concatenate([mean, mean_of_new]), np.concatenate([deviation, deviation_of_new])
         open_ = np.array([True] * len(paused) + [point.tobytes() not in self._tried for point in points])
         choices: list[_Choice] = []
@@ -204,11 +211,19 @@ class FreezeThawSearcher(Searcher):
         """How many choices are made by one look at the model."""
         return min(_MOST_AT_ONCE, 1 + len(self._pending) // _PENDING_FOR_ONE_MORE)
 
+    def _drawn(self, model: CurveModel) -> Array:
+        """Return draws from the prior, half of them closer together where the losses change most."""
+        drawn = self._rng.random((_DRAWN, len(self.space)))
+        half = drawn[: _DRAWN // 2]
+        warped = np.zeros((len(half), model.features))
+        warped[:, self._encoding.columns] = half[:, ~self._encoding.categorical]
+        half[:, ~self._encoding.categorical] = model.unwarped(warped)[:, self._encoding.columns]
+        return np.clip(drawn, 0.0, np.nextafter(1.0, 0.0))
+
     def _new_points(
-        self, threshold: float, outlook: Callable[[Array], tuple[Array, Array]]
+        self, drawn: Array, threshold: float, outlook: Callable[[Array], tuple[Array, Array]]
     ) -> tuple[Array, Array, Array]:
         """Return candidates in the unit cube, among them promising ones, with their `outlook`."""
-        drawn = self._rng.random((_DRAWN, len(self.space)))
         parents = list(dict.fromkeys(trial for _, trial in islice(self._ranked, 4 * _PARENTS)))[:_PARENTS]
         around = np.array([self._points[trial] for trial in parents]).reshape(-1, len(self.space))
         varied = [self._vary(around, _CHILDREN, spread) for spread in _SPREADS]
@@ -235,20 +250,16 @@ class FreezeThawSearcher(Searcher):
         return np.where(active, varied, drawn)  # what becomes active begins anywhere
 
     def _seen(self) -> tuple[Points, Array]:
-        """Return what the model learns from: places on curves, and the normal quantiles of the losses."""
-        from scipy.stats import rankdata  # takes a second to import
-
+        """Return what the model learns from: places on curves, and the losses there as `_scaled` has them."""
         trials = dict.fromkeys(trial for _, trial in islice(self._ranked, _BEST))
         best = [(trial, level) for trial in trials for level in range(self._reached[trial])][:_BEST]
         latest = islice((key for key in reversed(self._at_level) if key[0] not in trials), _LATEST)
         keys = [*best, *latest, *((trial, 0) for trial in islice(reversed(self._barren), _FAILED))]
         keys.sort()
-        ranks = rankdata([self._at_level.get(key, math.inf) for key in keys])
+        losses = _scaled(np.array([self._at_level.get(key, math.inf) for key in keys]))
         features = self._features(np.array([self._points[trial] for trial, _ in keys]))
         heights = self._heights([self._levels[level] for _, level in keys])
-        return Points(features, heights, np.array([trial for trial, _ in keys])), ndtri(
-            (ranks - 0.5) / len(ranks)
-        )
+        return Points(features, heights, np.array([trial for trial, _ in keys])), losses
 
     def _conditioned(self, seen: Points, losses: Array) -> CurveModel:
         """Return the model that knows the losses at `seen`, and believes in those of pending trials."""
@@ -284,3 +295,26 @@ class FreezeThawSearcher(Searcher):
             return np.ones(len(epochs))
         heights: Array = np.log(np.array(epochs) / first) / math.log(last / first)
         return heights
+
+
+def _scaled(losses: Array) -> Array:
+    """Return losses (n) with a median of 0 and a spread of about 1, in the same order; some may be infinite.
+
+    Above the median they become the normal quantiles of their ranks. Below it they keep their proportions:
+    the best eighth begins where it would by its quantile.
+    """
+    from scipy.stats import rankdata  # takes a second to import
+
+    quantiles: Array = ndtri((rankdata(losses) - 0.5) / len(losses))
+    finite = losses[np.isfinite(losses)]
+    if len(finite) < 4:
+        return quantiles
+    eighth, median = np.quantile(finite, [0.125, 0.5])
+    with np.errstate(all="ignore"):  # of losses that are the same, or at the ends of floats
+        below = (median - losses) / (median - eighth)
+    if not np.isfinite(below[losses < median]).all() or not median > eighth:
+        return quantiles
+    at_eighth, at_median = np.interp([eighth, median], np.sort(losses), np.sort(quantiles))
+    below *= at_median - at_eighth
+    below = np.where(below > _FAR, _FAR + np.log1p(np.maximum(below - _FAR, 0.0)), below)
+    return np.where(losses < median, at_median - below, quantiles)

@@ -137,9 +137,10 @@ class Surrogate:
         return model
 
     def _warp(self, features: int) -> Any:
+        from botorch.models.transforms.input import Warp
         from gpytorch.priors import LogNormalPrior
 
-        return self._botorch.models.transforms.input.Warp(
+        return Warp(
             d=features,
             indices=list(range(features)),
             concentration1_prior=LogNormalPrior(0.0, 0.5),
