@@ -110,8 +110,8 @@ def main(methods: str, trials: str, pending: str, patience: float, write: bool) 
         rows.append(row)
     head = ["method", *(f"{known:,} trials, {running:,} pending" for known, running in cells)]
     about = (
-        "### Engine speed\n\nMicroseconds of CPU: median (mean) of an ask / median of a report, of the last 5% "
-        "of a search with so many trials, of which so many are pending; > where the search itself took "
+        "### Engine speed\n\nMicroseconds of CPU: median (mean) of an ask / median of a report, of the last "
+        "5% of a search with so many trials, of which so many are pending; > where the search itself took "
         "longer.\n\n"
     )
     table = about + markdown_table(head, rows)

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
 from simulator import Method
 
 from mlflow_hpo import SearchSpace
@@ -24,7 +25,8 @@ class Entry:
 
     Attributes:
         module: the adapter beside this file; it is imported only when needed, as peers need their packages.
-        package: the distribution whose version decides what is measured; None for what stands here.
+        package: the distribution whose version decides what is measured, with the versions that have the
+            method; None for what stands here.
         options: of the adapter's `make`.
     """
 
@@ -49,10 +51,12 @@ class Entry:
             return _fingerprint()
         if self.package is None:
             return "1"
+        needed = Requirement(self.package)
         try:
-            return version(self.package)
+            installed = version(needed.name)
         except PackageNotFoundError:
             return None
+        return installed if needed.specifier.contains(installed) else None
 
 
 METHODS = {
@@ -62,10 +66,11 @@ METHODS = {
     "optuna-tpe-hyperband": Entry("optuna", "optuna", {"sampler": "tpe", "pruner": "hyperband"}),
     "optuna-tpe-halving": Entry("optuna", "optuna", {"sampler": "tpe", "pruner": "halving"}),
     "optuna-gp": Entry("optuna", "optuna", {"sampler": "gp"}),
-    "syne-asha": Entry("syne_tune", "syne-tune", {"name": "ASHA"}),
-    "syne-bohb": Entry("syne_tune", "syne-tune", {"name": "BOHB"}),
-    "syne-mobster": Entry("syne_tune", "syne-tune", {"name": "MOBSTER"}),
-    "syne-hypertune": Entry("syne_tune", "syne-tune", {"name": "HyperTune"}),
+    "syne-asha": Entry("syne_tune", "syne-tune<0.14", {"name": "ASHA"}),
+    "syne-bohb": Entry("syne_tune", "syne-tune<0.14", {"name": "BOHB"}),
+    "syne-mobster": Entry("syne_tune", "syne-tune<0.14", {"name": "MOBSTER"}),
+    "syne-hypertune": Entry("syne_tune", "syne-tune<0.14", {"name": "HyperTune"}),
+    "syne-cqr": Entry("syne_tune_cqr", "syne-tune>=0.16"),
     "smac-mf": Entry("smac", "smac"),
     "ray-asha": Entry("ray", "ray"),
 }

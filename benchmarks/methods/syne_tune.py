@@ -10,20 +10,20 @@ from simulator import Job
 from syne_tune.backend.trial_status import Trial
 from syne_tune.config_space import lograndint, loguniform, randint, uniform
 from syne_tune.optimizer import baselines
-from syne_tune.optimizer.scheduler import SchedulerDecision, TrialScheduler
 
 from methods import MIN_EPOCHS
 from mlflow_hpo import SearchSpace
 from mlflow_hpo.space import Parameter
 
 logging.getLogger("syne_tune").setLevel(logging.ERROR)
+_CONTINUE = "CONTINUE"  # Syne Tune's `SchedulerDecision`, which has moved
 _MODEL_BASED = {"MOBSTER", "HyperTune"}
 
 
 class SyneTune:
     """A scheduler, driven as Syne Tune's own tuner drives it."""
 
-    def __init__(self, scheduler: TrialScheduler, max_epochs: int) -> None:
+    def __init__(self, scheduler: Any, max_epochs: int) -> None:
         self._scheduler = scheduler
         self._max_epochs = max_epochs
         self._trials: dict[int, Trial] = {}
@@ -55,7 +55,7 @@ class SyneTune:
         if epoch == self._max_epochs:
             return True
         decision = self._scheduler.on_trial_result(self._trials[trial], result)
-        if decision == SchedulerDecision.CONTINUE:
+        if decision == _CONTINUE:
             return True
         self._stopped.add(trial)
         return False
@@ -68,7 +68,7 @@ class SyneTune:
 
 def make(space: SearchSpace, seed: int, max_epochs: int, *, name: str) -> SyneTune:
     """Return one of Syne Tune's baselines at its defaults, its debugging output left out."""
-    domain: dict[str, Any] = {key: _written(each) for key, each in space.items()} | {"epochs": max_epochs}
+    domain: dict[str, Any] = {key: written(each) for key, each in space.items()} | {"epochs": max_epochs}
     options: dict[str, Any] = {
         "metric": "value",
         "mode": "max",
@@ -83,7 +83,8 @@ def make(space: SearchSpace, seed: int, max_epochs: int, *, name: str) -> SyneTu
     return SyneTune(getattr(baselines, name)(domain, **options), max_epochs)
 
 
-def _written(parameter: Parameter) -> Any:
+def written(parameter: Parameter) -> Any:
+    """Return a parameter as Syne Tune writes it."""
     if parameter.type == "int":
         return (lograndint if parameter.log else randint)(parameter.low, parameter.high)
     return (loguniform if parameter.log else uniform)(parameter.low, parameter.high)

@@ -21,9 +21,9 @@ class FreezeThawScheduler(Scheduler):
     more than a new trial. It chooses among the 100 of each level with the least loss there.
     Trials without a finite loss never go on.
 
-    Whatever the model says, after the first full training's worth of epochs no trial goes to a level that took
-    more of them than all later ones together, so that a model that errs about what early epochs tell does not
-    keep all trials short.
+    Whatever the model says, after the first full training's worth of epochs no trial goes to a level that
+    took more of them than all later ones together, so that a model that errs about what early epochs tell
+    does not keep all trials short.
 
     A new trial starts without asking once the trials so far have taken a full training more than twice the
     epochs of successive halving with the same number of trials, `eta` and levels: a bound on the trials thus
