@@ -21,9 +21,8 @@ class FreezeThawScheduler(Scheduler):
     more than a new trial. It chooses among the 100 of each level with the least loss there.
     Trials without a finite loss never go on.
 
-    Whatever the model says, after the first full training's worth of epochs no trial goes to a level that
-    took more of them than all later ones together, so that a model that errs about what early epochs tell
-    does not keep all trials short.
+    Whatever the model says, no trial goes to a level that took more epochs than all later ones together and a
+    full training, so that a model that errs about what early epochs tell does not keep all trials short.
 
     A new trial starts without asking once the trials so far have taken a full training more than twice the
     epochs of successive halving with the same number of trials, `eta` and levels: a bound on the trials thus
@@ -101,10 +100,8 @@ class FreezeThawScheduler(Scheduler):
 
     def _overdrawn(self, level: int) -> bool:
         """Whether later levels must catch up before a trial is trained up to this one."""
-        if level + 1 == len(self.levels) or sum(self._trained) <= self.max_resource:
-            return False
-        one_more = self.levels[level + 1] - self.levels[level]
-        return self._trained[level] > sum(self._handed_out[level + 1 :]) + one_more
+        later = self._handed_out[level + 1 :]
+        return bool(later) and self._trained[level] > sum(later) + self.max_resource
 
     def _thaw(self, trial_id: int) -> Assignment:
         entry = self._losses[trial_id], trial_id

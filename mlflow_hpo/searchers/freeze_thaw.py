@@ -59,8 +59,7 @@ class FreezeThawSearcher(Searcher):
     New configurations compete as draws from the prior, half of them closer together where the model finds
     that the losses change most, as variations of the best trials, and as variations of the most promising of
     all. The first `n_startup` are the centre of the space and a Sobol sequence. With another scheduler only
-    new ones compete. When none may start, the paused trial with the least expected loss after a full training
-    is chosen.
+    new ones compete.
 
     Args:
         n_startup: configurations before the model proposes.
@@ -166,11 +165,6 @@ class FreezeThawSearcher(Searcher):
     def _promising(self, paused: list[int], *, may_start: bool) -> list[_Choice]:
         seen, losses = self._seen()
         model = self._conditioned(seen, losses)
-        if not may_start:
-            features = self._features(np.array([self._points[trial] for trial in paused]))
-            ends = self._heights([self._levels[-1]] * len(paused))
-            mean, _ = model.predict(Points(features, ends, np.array(paused)))
-            return [(paused[int(np.argmin(mean))], None)]
         best = losses.min()
         hoped_for = (np.median(losses) - best) * 10 ** self._rng.uniform(*_IMPROVEMENTS, size=self._at_once)
         horizon = float(self._rng.uniform(1, self._levels[-1]))
@@ -193,6 +187,8 @@ class FreezeThawSearcher(Searcher):
             points = np.array([self._points[trial] for trial in paused])
             levels = [self._reached[trial] for trial in paused]
             mean, deviation = outlook(self._features(points), paused, levels)
+        if not may_start:
+            return [(paused[int(np.argmax(log_ndtr((best - hoped_for[0] - mean) / deviation)))], None)]
         drawn = self._drawn(model)
         points, mean_of_new, deviation_of_new = self._new_points(drawn, best - hoped_for[0], outlook_of_new)
         mean, deviation = np.concatenate([mean, mean_of_new]), np.concatenate([deviation, deviation_of_new])
