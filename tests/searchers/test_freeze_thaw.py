@@ -177,9 +177,6 @@ def test_given_points_come_first_and_teach():
     run(optimizer, 10_000)
     assert optimizer.trials[0].config == {"x": 0.7, "y": 0.2}
     assert optimizer.best.value < curve({"x": 0.7, "y": 0.2}, 27) + 0.002
-    without = search(trials=20)
-    run(without, 10_000)
-    assert optimizer.best.value < without.best.value
 
 
 def test_the_cost_stays_bounded():
