@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mlflow_hpo.errors import ConfigError as ConfigError
     from mlflow_hpo.errors import HpoError as HpoError
     from mlflow_hpo.errors import StudyError as StudyError
+    from mlflow_hpo.metalearning.history import History as History
     from mlflow_hpo.optimizer import BestTrial as BestTrial
     from mlflow_hpo.optimizer import Job as Job
     from mlflow_hpo.optimizer import Optimizer as Optimizer
@@ -27,6 +28,7 @@ _HOMES = {
     "BestTrial": "optimizer",
     "ConfigError": "errors",
     "Decision": "schedulers.base",
+    "History": "metalearning.history",
     "HpoError": "errors",
     "Job": "optimizer",
     "Optimizer": "optimizer",

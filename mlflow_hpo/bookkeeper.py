@@ -9,6 +9,7 @@ from mlflow_hpo.config import StudyConfig
 from mlflow_hpo.launchers.base import Slot
 from mlflow_hpo.ledger import Ledger, TrialEntry
 from mlflow_hpo.optimizer import BestTrial, Job, Optimizer, TrialState
+from mlflow_hpo.tracking.history import written_history
 from mlflow_hpo.tracking.summary import StudySummary, TrialSummary, best_metric
 from mlflow_hpo.tracking.tracker import Tracker, as_yaml
 
@@ -59,6 +60,8 @@ class Bookkeeper:
         if record.best_value is not None and record.best_resource == epoch:
             metrics = {**metrics, self.best_metric: record.best_value}
         self._tracker.metrics(entry.run_id, metrics, step=epoch, time=time)
+        if not broken:
+            entry.curve.append((epoch, metrics[self._config.metric.name]))
         if broken != entry.infeasible:
             entry.infeasible = broken
             self._tracker.tags(entry.run_id, {"hpo.infeasible": broken})
@@ -194,6 +197,18 @@ class Bookkeeper:
             best_trial=None if best is None else best.trial_id,
             eta=self._seconds_to_go() if status == "RUNNING" else None,
             reason=reason,
+        )
+
+    def history(self) -> str:
+        """Return what later studies may learn from this one, as the content of an artifact."""
+        return written_history(
+            {
+                "trial": trial_id,
+                "run_id": entry.run_id,
+                "params": self._config.space.format(entry.job.config),
+                "curve": entry.curve,
+            }
+            for trial_id, entry in sorted(self.ledger.trials.items())
         )
 
     def in_words(self, trial_id: int) -> str:

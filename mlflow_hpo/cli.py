@@ -75,6 +75,12 @@ def main() -> None:
 )
 @click.option("--workers", default="", type=INTEGER, help="Trials that run at a time.")
 @click.option("--seed", default="", type=INTEGER, help="Seed of the search.")
+@click.option(
+    "--warm-start",
+    default="",
+    metavar="EXPERIMENT,...",
+    help="Begin with what earlier studies in these experiments found best, or in all of them: auto.",
+)
 @click.option("--experiment", default="", help="MLflow experiment, created if need be.")
 @click.option("--name", default="", help="Name of the parent run.")
 @click.option("--register", default="", metavar="NAME", help="Register the best model under this name.")

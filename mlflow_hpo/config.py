@@ -48,6 +48,18 @@ Constraints = Annotated[
 ]
 
 
+def _names(value: object) -> object:
+    """Take "a,b" (a flag) as well as a list."""
+    if isinstance(value, str):
+        return tuple(name.strip() for name in value.split(",") if name.strip())
+    return tuple(value) if isinstance(value, list) else value
+
+
+Names = Annotated[
+    tuple[Name, ...], BeforeValidator(_names), PlainSerializer(lambda names: [*names], return_type=list)
+]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
 
@@ -90,6 +102,7 @@ class StudyKeys(TypedDict, total=False):
     seed: int
     budget: Mapping[str, float]
     points: list[dict[str, Any]]
+    warm_start: str | Sequence[str]
     early_stopping: Mapping[str, float]
     goal: float
     constraints: Sequence[str]
@@ -117,6 +130,7 @@ class StudyConfig(_Section):
         seed: seed of the search; the seeds of the trials derive from it.
         budget: further limits.
         points: configurations to try first.
+        warm_start: names of the experiments whose studies say what to try next, or "auto" for all.
         early_stopping: ``patience``, ``min_delta`` and ``divergence``: trials stop by their own curves, too.
         goal: value of the metric at which the study ends.
         constraints: bounds on other metrics, such as "latency_ms <= 20"; who breaks one is infeasible.
@@ -141,6 +155,7 @@ class StudyConfig(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     budget: Budget = Budget()
     points: tuple[dict[str, Any], ...] = ()
+    warm_start: Names = ()
     early_stopping: dict[str, Any] | None = None
     goal: float | None = None
     constraints: Constraints = ()

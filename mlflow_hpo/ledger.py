@@ -26,6 +26,7 @@ class TrialEntry:
     trained: int = 0  # the epoch that the present job has reached
     reported: int = 0  # the furthest epoch ever reported
     infeasible: str = ""  # which constraints its last report broke, in words
+    curve: list[tuple[int, float]] = field(default_factory=list)  # feasible values by epoch
     checkpoints: dict[int, str] = field(default_factory=dict)  # epoch -> name, of those in the store
 
 

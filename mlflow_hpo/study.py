@@ -34,9 +34,11 @@ from mlflow_hpo.launchers.base import (
     Warned,
 )
 from mlflow_hpo.ledger import TrialEntry
+from mlflow_hpo.metalearning.warm_start import WarmStart
 from mlflow_hpo.optimizer import BestTrial, Optimizer
 from mlflow_hpo.schedulers.base import Decision
 from mlflow_hpo.space import SearchSpace
+from mlflow_hpo.tracking.history import HISTORY
 from mlflow_hpo.tracking.summary import StudySummary
 from mlflow_hpo.tracking.tracker import Tracker, as_param, as_yaml, packages, writable
 from mlflow_hpo.trial import DescribedTraining
@@ -107,12 +109,22 @@ class Study:
             workers=config.workers,
         )
         self._choice = choice if is_auto(config.searcher) or is_auto(config.scheduler) else None
+        self._train = train
+        self._facts = _describe(train, config)
+        self._warm_start = _warm_start(config, self._facts)
         # what is recorded runs the same search again, whatever a later version would choose
-        components = {
+        decided: dict[str, Any] = {
             "searcher": named(config.searcher, choice.searcher),
             "scheduler": named(config.scheduler, choice.scheduler),
         }
-        self.config = config = config.model_copy(update=components)
+        self._origins: dict[int, str] = {}  # where the configurations of a warm start come from, by trial
+        if self._warm_start is not None:
+            entries = self._warm_start.entries
+            for trial_id, entry in enumerate(entries, len(config.points)):
+                self._origins[trial_id] = f"{entry.task} {entry.run_id}".strip()
+            decided["points"] = (*config.points, *(entry.config for entry in entries))
+            decided["warm_start"] = ()
+        self.config = config = config.model_copy(update=decided)
         self.optimizer = Optimizer(
             config.space,
             mode=config.metric.mode,
@@ -127,8 +139,6 @@ class Study:
             goal=config.goal,
         )
         self._launcher = LAUNCHERS.get(config.launcher)(config.workers)
-        self._train = train
-        self._facts = _describe(train, config)
         self._listener = listener
         self._begun = False
         self._status = "RUNNING"
@@ -162,7 +172,7 @@ class Study:
         if self._begun:
             raise StudyError("a study runs once: make a new one")
         self._begun = True
-        self._tracker = Tracker(**_parent_run(self.config, self._facts, self._choice))
+        self._tracker = Tracker(**_parent_run(self.config, self._facts, self._choice, self._warm_start))
         self._books = Bookkeeper(self.config, self.optimizer, self._tracker)
         try:
             if self._listener is not None:
@@ -175,6 +185,8 @@ class Study:
                 self._launcher.start(self._train, self._tracker.services, Path(folder))
                 if self._choice is not None:
                     self._tell(f"auto is {self._choice}")
+                if self._warm_start is not None:
+                    self._tell(f"warm start: {self._warm_start}")
                 if (size := self.optimizer.searcher.size) is not None:
                     self._tell(f"{self.summary().searcher} of {size} configurations")
                 self._loop()
@@ -210,6 +222,8 @@ class Study:
         while (slot := self._launcher.free_slot) is not None and (job := self.optimizer.ask()) is not None:
             seed = trial_seed(self.config.seed, job.trial_id)
             entry = self._books.entry_for(job, slot, seed)
+            if job.trial_id in self._origins:
+                self._tracker.tags(entry.run_id, {"hpo.warm_start": self._origins.pop(job.trial_id)})
             self._launcher.submit(
                 slot,
                 TrialJob(job.trial_id, job.config, job.start, job.stop, seed, entry.location, entry.samples),
@@ -377,6 +391,7 @@ class Study:
             self._tracker.tags(self.run_id, {"hpo.stop_reason": self._stopping})
         self._books.progress()
         self._tracker.table(self.summary())
+        self._tracker.log_text(HISTORY, self._books.history())
         self._tracker.finish(status)
         self._tracker.flush()
 
@@ -472,7 +487,23 @@ def _describe(train: Trainable, config: StudyConfig) -> dict[str, str]:
     return dict(train.describe())
 
 
-def _parent_run(config: StudyConfig, facts: Mapping[str, str], choice: Choice | None) -> dict[str, Any]:
+def _warm_start(config: StudyConfig, facts: Mapping[str, str]) -> WarmStart | None:
+    """Ask the history for configurations to begin with, where the user wants that."""
+    if not config.warm_start:
+        return None
+    return WarmStart.mined(
+        config.warm_start,
+        metric=config.metric.name,
+        mode=config.metric.mode,
+        space=config.space,
+        facts=facts,
+        trials=config.trials,
+    )
+
+
+def _parent_run(
+    config: StudyConfig, facts: Mapping[str, str], choice: Choice | None, warm_start: WarmStart | None
+) -> dict[str, Any]:
     """Return what the parent run says of a study, as the arguments of `Tracker`."""
     limits = config.budget.model_dump(exclude_none=True)
     rules = {
@@ -480,6 +511,7 @@ def _parent_run(config: StudyConfig, facts: Mapping[str, str], choice: Choice | 
         "goal": config.goal,
         "constraints": [str(constraint) for constraint in config.constraints] or None,
         "auto": None if choice is None else str(choice),
+        "warm_start": None if warm_start is None else str(warm_start),
     }
     settings = {
         "searcher": config.searcher,
@@ -506,5 +538,6 @@ def _parent_run(config: StudyConfig, facts: Mapping[str, str], choice: Choice | 
             "space.json": json.dumps(config.space.to_dict(), indent=2),
             "data.json": json.dumps(dict(facts), indent=2),
             "environment/packages.txt": packages(),
+            **({} if warm_start is None else {"warm_start.json": warm_start.to_json()}),
         },
     }

@@ -217,7 +217,7 @@ def test_a_parameter_that_is_not_given_changes_nothing() -> None:
 def test_public_names() -> None:
     assert set(mlflow_hpo.__all__) == {
         *("SearchSpace", "Optimizer", "Job", "Decision", "BestTrial"),
-        *("Study", "Trial", "TrialStopped", "tune"),
+        *("History", "Study", "Trial", "TrialStopped", "tune"),
         *("HpoError", "ConfigError", "StudyError"),
     }
     for name in mlflow_hpo.__all__:

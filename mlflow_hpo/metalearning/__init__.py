@@ -1,0 +1,1 @@
+"""What earlier tasks taught: mined from MLflow, and turned into configurations for a new task."""

@@ -1,0 +1,214 @@
+"""History: the configurations that were tried on earlier tasks, and what became of them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mlflow_hpo.checks import finite_number, is_finite, one_of, shown, whole_number
+from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.space import Config, SearchSpace
+
+Curve = tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PastTrial:
+    """A configuration that was tried.
+
+    Attributes:
+        config: its values.
+        curve: (epoch, finite value), epochs ascending, at least one.
+        run_id: its run in MLflow, "" if there is none.
+    """
+
+    config: Config
+    curve: Curve
+    run_id: str = ""
+
+    def best(self, mode: str) -> float:
+        """Return the best value of the curve."""
+        values = (value for _, value in self.curve)
+        return max(values) if mode == "max" else min(values)
+
+
+@dataclass(frozen=True, slots=True)
+class PastTask:
+    """What was tried on one task; `features` describe it, by name."""
+
+    name: str
+    features: Mapping[str, float]
+    trials: tuple[PastTrial, ...]
+
+
+class History:
+    """What was tried on earlier tasks.
+
+    Args:
+        tasks: the tasks, each with at least one trial.
+        mode: "max" or "min", the better side of the values.
+        skipped: how many trials or studies were left out, by reason.
+
+    >>> History.from_records([
+    ...     {"task": "digits", "features": {"rows": 1797}, "config": {"x": 0.5}, "curve": [[1, 0.8]]},
+    ...     {"task": "digits", "config": {"x": 0.1}, "curve": [[1, float("nan")]]},
+    ... ])
+    History(1 task, 1 trial; left out: 1 without a finite value)
+    """
+
+    def __init__(
+        self, tasks: Iterable[PastTask], *, mode: str = "max", skipped: Mapping[str, int] | None = None
+    ) -> None:
+        self.tasks = tuple(tasks)
+        self.mode = one_of("mode", mode, ("max", "min"))
+        self.skipped = dict(skipped or {})
+
+    @classmethod
+    def from_records(cls, records: Sequence[Mapping[str, Any]], *, mode: str = "max") -> History:
+        """Return a history of plain data.
+
+        Args:
+            records: one for each trial: ``task`` (a name), ``config``, ``curve`` (a list of [epoch, value])
+                and, if known, ``features`` of the task (name -> number) and ``run_id``. The features of a
+                task are those of its first record that has any.
+            mode: the better side of the values.
+
+        Raises:
+            ConfigError: a record is malformed; the field is ``history[3].curve`` or the like. Values that are
+                not finite are no error: they are left out.
+        """
+        features: dict[str, dict[str, float]] = {}
+        trials: dict[str, list[PastTrial]] = {}
+        skipped: Counter[str] = Counter()
+        for index, record in enumerate(records):
+            try:
+                name, described, trial = _read(record)
+            except ConfigError as error:
+                raise error.under(f"history[{index}]") from None
+            features[name] = features.get(name) or described
+            if trial.curve:
+                trials.setdefault(name, []).append(trial)
+            else:
+                skipped["without a finite value"] += 1
+        tasks = (PastTask(name, features[name], tuple(tried)) for name, tried in trials.items())
+        return cls(tasks, mode=mode, skipped=skipped)
+
+    @classmethod
+    def from_mlflow(
+        cls,
+        experiments: Sequence[str] | None = None,
+        *,
+        metric: str,
+        mode: str,
+        space: SearchSpace,
+    ) -> History:
+        """Return the history that the studies of this package left in MLflow.
+
+        Only the parent runs are listed; what became of the trials is read from one artifact of each.
+
+        Args:
+            experiments: names of the experiments to look at; None for all.
+            metric, mode: what is optimised; studies of another metric or mode are left out.
+            space: trials whose configuration it does not contain are left out.
+
+        Raises:
+            ConfigError: there is no such experiment.
+            StudyError: the store cannot be used.
+        """
+        from mlflow_hpo.metalearning.mining import mine  # imports MLflow
+
+        return mine(experiments, metric=metric, mode=mode, space=space)
+
+    def within(self, space: SearchSpace) -> History:
+        """Return the part whose configurations `space` contains; its `skipped` tells of the rest."""
+        skipped = Counter(self.skipped)
+        tasks = []
+        for task in self.tasks:
+            kept = []
+            for trial in task.trials:
+                try:
+                    kept.append(replace(trial, config=space.validate(trial.config)))
+                except ConfigError as error:
+                    skipped[_why_outside(error, space)] += 1
+            if kept:
+                tasks.append(replace(task, trials=tuple(kept)))
+        return History(tasks, mode=self.mode, skipped=skipped)
+
+    @property
+    def trials(self) -> int:
+        """How many trials there are."""
+        return sum(len(task.trials) for task in self.tasks)
+
+    @property
+    def left_out(self) -> str:
+        """What was left out, in words; "" if nothing was."""
+        return ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
+
+    def __bool__(self) -> bool:
+        return bool(self.tasks)
+
+    def __repr__(self) -> str:
+        left_out = f"; left out: {self.left_out}" if self.skipped else ""
+        return f"History({_count(len(self.tasks), 'task')}, {_count(self.trials, 'trial')}{left_out})"
+
+
+def _read(record: Any) -> tuple[str, dict[str, float], PastTrial]:
+    """Return the task's name and features, and the trial of a record; its curve may be empty."""
+    if not isinstance(record, Mapping):
+        raise ConfigError("", f"must be a mapping, got {shown(record)}")
+    for key in ("task", "config", "curve"):
+        if key not in record:
+            raise ConfigError(key, "is missing")
+    name, config, run_id = record["task"], record["config"], record.get("run_id", "")
+    if not isinstance(name, str) or not name:
+        raise ConfigError("task", f"must be a name, got {shown(name)}")
+    if not isinstance(config, Mapping):
+        raise ConfigError("config", f"must map parameters to values, got {shown(config)}")
+    if not isinstance(run_id, str):
+        raise ConfigError("run_id", f"must be text, got {shown(run_id)}")
+    return name, _features(record.get("features")), PastTrial(dict(config), _curve(record["curve"]), run_id)
+
+
+def _features(features: Any) -> dict[str, float]:
+    if features is None:
+        return {}
+    if not isinstance(features, Mapping):
+        raise ConfigError("features", f"must map names to numbers, got {shown(features)}")
+    return {str(name): finite_number(f"features.{name}", value) for name, value in features.items()}
+
+
+def _curve(points: Any) -> Curve:
+    """Return the finite points in the order of their epochs."""
+    if not isinstance(points, Sequence) or isinstance(points, str):
+        raise ConfigError("curve", f"must be a list of [epoch, value], got {shown(points)}")
+    read: dict[int, float] = {}
+    for index, point in enumerate(points):
+        if not isinstance(point, Sequence) or isinstance(point, str) or len(point) != 2:
+            raise ConfigError(f"curve[{index}]", f"must be [epoch, value], got {shown(point)}")
+        epoch, value = whole_number(f"curve[{index}]", point[0], at_least=1), point[1]
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ConfigError(f"curve[{index}]", f"must have a number as its value, got {shown(value)}")
+        if epoch in read:
+            raise ConfigError(f"curve[{index}]", f"must not repeat epoch {epoch}")
+        if is_finite(value):
+            read[epoch] = float(value)
+        else:
+            read[epoch] = math.nan
+    return tuple((epoch, value) for epoch, value in sorted(read.items()) if not math.isnan(value))
+
+
+def _why_outside(error: ConfigError, space: SearchSpace) -> str:
+    if error.field not in space:
+        return "with a parameter that the space does not have"
+    if error.problem == "is missing":
+        return "without a parameter of the space"
+    if error.problem.startswith("must be left out"):
+        return "with a parameter that is not active"
+    return "with a value outside of the space"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

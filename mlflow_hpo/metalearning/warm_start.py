@@ -1,0 +1,97 @@
+"""Warm start: what a new study tries first, and what it says of where that comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_hpo.metalearning.features import task_features
+from mlflow_hpo.metalearning.history import History
+from mlflow_hpo.metalearning.portfolio import Entry, Portfolio, choose_portfolio
+from mlflow_hpo.space import SearchSpace
+
+_MOST_POINTS = 10
+_SHARE = 4  # at most one in so many trials is a warm start
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStart:
+    """The configurations that a study begins with, and the history that they come from."""
+
+    history: History
+    portfolio: Portfolio
+    experiments: tuple[str, ...] | None
+
+    @classmethod
+    def mined(
+        cls,
+        experiments: Sequence[str],
+        *,
+        metric: str,
+        mode: str,
+        space: SearchSpace,
+        facts: Mapping[str, str],
+        trials: int,
+    ) -> WarmStart:
+        """Mine MLflow and choose.
+
+        Args:
+            experiments: their names; only "auto" for all.
+            metric, mode, space, trials: of the new study. It begins with 10 configurations at most, and one
+                in four of its trials.
+            facts: what the training says of its data.
+
+        Raises:
+            ConfigError: there is no such experiment.
+            StudyError: the store cannot be used.
+        """
+        chosen = None if tuple(experiments) == ("auto",) else tuple(experiments)
+        history = History.from_mlflow(chosen, metric=metric, mode=mode, space=space)
+        size = min(_MOST_POINTS, trials // _SHARE)
+        return cls(history, choose_portfolio(history, space, size, task_features(facts)), chosen)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The configurations, the first one first."""
+        return self.portfolio.entries
+
+    def __str__(self) -> str:
+        where = "all experiments" if self.experiments is None else ", ".join(self.experiments)
+        left_out = f"; left out: {self.history.left_out}" if self.history.skipped else ""
+        if not self.entries:
+            return f"no history of this metric and space in {where}, the search starts cold{left_out}"
+        return (
+            f"{len(self.entries)} configurations, chosen from {self.history.trials} trials on "
+            f"{len(self.history.tasks)} tasks in {where}{left_out}"
+        )
+
+    def to_json(self) -> str:
+        """Return it as the artifact of a study: what was chosen, why, and from what."""
+        return json.dumps(
+            {
+                "experiments": "auto" if self.experiments is None else list(self.experiments),
+                "configurations": [_plain(entry) for entry in self.entries],
+                "tasks": [
+                    {
+                        "task": task.name,
+                        "weight": round(self.portfolio.weights.get(task.name, 0.0), 4),
+                        "features": dict(task.features),
+                        "trials": len(task.trials),
+                    }
+                    for task in self.history.tasks
+                ],
+                "left_out": self.history.skipped,
+            },
+            indent=2,
+        )
+
+
+def _plain(entry: Entry) -> dict[str, Any]:
+    return {
+        "config": entry.config,
+        "task": entry.task,
+        "run_id": entry.run_id,
+        "expected": round(entry.expected, 4),
+    }

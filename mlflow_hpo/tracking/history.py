@@ -1,0 +1,27 @@
+"""What a study leaves for later ones: every trial's configuration and learning curve, in one artifact."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+HISTORY = "history.json"  # artifact of the parent run
+SCHEMA = 1
+
+
+def written_history(trials: Iterable[Mapping[str, Any]]) -> str:
+    """Return the content of the artifact.
+
+    Args:
+        trials: of each trial ``trial``, ``run_id``, ``params`` (name -> the text that its run has) and
+            ``curve``: (epoch, value) of the metric that is optimised. Values that are not finite, which
+            JSON does not know, are left out.
+    """
+    plain = [{**trial, "curve": _finite(trial["curve"])} for trial in trials]
+    return json.dumps({"schema": SCHEMA, "trials": plain}, separators=(",", ":"), allow_nan=False)
+
+
+def _finite(curve: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    return [(epoch, value) for epoch, value in curve if math.isfinite(value)]
