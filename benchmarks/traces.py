@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lcbench import LcBench, Problem, Task
 from methods import method
+from packaging.version import Version
 from reference import Reference, find_reference
 from simulator import Trace, simulate
 
@@ -33,8 +34,10 @@ class Traces:
 
     def version(self, name: str, workers: int) -> str | None:
         """Return the version of a method that answers, None if there is none."""
-        measured = sorted(self._folder(name, workers).glob("*.jsonl"))
-        return method(name).version or (measured[-1].stem if measured else None)
+        if (installed := method(name).version) is not None:
+            return installed
+        measured = [path.stem for path in self._folder(name, workers).glob("*.jsonl")]
+        return max(measured, key=Version, default=None)
 
     def trace(self, name: str, task: Task, seed: int, workers: int, epochs: int) -> Trace:
         """Return what a method does on a task.
@@ -46,6 +49,8 @@ class Traces:
         known = self._known(path)
         key = task.task_id, seed, epochs
         if key not in known:
+            if method(name).version is None:
+                raise ImportError(f"{name} is not installed in a version that has it")
             problem = self._problem(task)
             search = method(name).make(problem.space, seed, problem.max_epochs)
             known[key] = _rounded(simulate(search, problem, workers=workers, epochs=epochs))

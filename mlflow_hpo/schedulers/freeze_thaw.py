@@ -21,8 +21,9 @@ class FreezeThawScheduler(Scheduler):
     more than a new trial. It chooses among the 100 of each level with the least loss there.
     Trials without a finite loss never go on.
 
-    Whatever the model says, no trial goes to a level that took more epochs than all later ones together and a
-    full training, so that a model that errs about what early epochs tell does not keep all trials short.
+    Whatever the model says, no trial goes to a level for which more epochs were handed out than for all later
+    ones together and a full training, unless there is nothing else to do: a model that errs about what early
+    epochs tell does not keep all trials short.
 
     A new trial starts without asking once the trials so far have taken a full training more than twice the
     epochs of successive halving with the same number of trials, `eta` and levels: a bound on the trials thus

@@ -105,9 +105,11 @@ class CurveModel:
         """Learn the losses (n) at `points`, and forget all others."""
         covariance = self._covariance(points, points)
         diagonal = np.diag_indices(len(points))
+        *_, noise = self._parameters(self._theta)
+        covariance[diagonal] += noise
         jitter = _JITTER
         while True:
-            covariance[diagonal] += jitter + math.exp(self._theta[-1])
+            covariance[diagonal] += jitter
             try:
                 self._factor = cholesky(covariance, lower=True, check_finite=False)
                 break
@@ -120,7 +122,8 @@ class CurveModel:
         """Return the mean (n) and standard deviation (n) of the losses at `points`, noise left out."""
         cross = self._covariance(points, self._points)
         explained = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
-        variance = np.exp(self._theta[-5:-1]).sum() - np.square(explained).sum(axis=0)
+        _, _, _, variances, _ = self._parameters(self._theta)
+        variance = variances.sum() - np.square(explained).sum(axis=0)
         return cross @ self._weights, np.sqrt(np.maximum(variance, 1e-10))
 
     def unwarped(self, warped: Array) -> Array:
@@ -133,11 +136,11 @@ class CurveModel:
         return features
 
     def _covariance(self, a: Points, b: Points) -> Array:
-        warps, scales, _, (value, departure, common, own), _ = self._parameters(self._theta)
+        warps, scales, height, (value, departure, common, own), _ = self._parameters(self._theta)
         at_configuration = _matern(
             _distances(_warped(a.features, warps) / scales, _warped(b.features, warps) / scales)
         )
-        at_height = self._height_kernel(a.heights, b.heights)
+        at_height = _height_kernel(a.heights, b.heights, height)
         same = np.equal.outer(a.curves, b.curves)
         covariance: Array = at_configuration * (value + departure * at_height)
         covariance += at_height * (common + own * same)
@@ -149,15 +152,6 @@ class CurveModel:
             np.exp(theta), np.cumsum([2 * self.features, self.features, 1, 4])
         )
         return warps.reshape(2, -1), scales, float(height[0]), variances, float(noise[0])
-
-    def _height_kernel(self, a: Array, b: Array) -> Array:
-        """Return ``kt`` (n x m); worked out for distinct heights only, of which there are few."""
-        rows, row = np.unique(a, return_inverse=True)
-        columns, column = np.unique(b, return_inverse=True)
-        _, _, scale, _, _ = self._parameters(self._theta)
-        squares = np.square(np.subtract.outer(rows, columns) / scale)
-        kernel: Array = _matern(squares)[:, column][row]
-        return kernel
 
     def _objective(self, theta: Array, points: Points, losses: Array) -> tuple[float, Array]:
         """Return the negative logarithm of likelihood times prior, up to a constant, and its gradient."""
@@ -200,6 +194,14 @@ class CurveModel:
         z = (theta - self._prior_mean) / self._prior_deviation
         objective = 0.5 * losses @ weights + np.log(np.diag(factor)).sum() + 0.5 * z @ z
         return float(objective), 0.5 * gradient + z / self._prior_deviation
+
+
+def _height_kernel(a: Array, b: Array, scale: float) -> Array:
+    """Return ``kt`` (n x m); worked out for distinct heights only, of which there are few."""
+    rows, row = np.unique(a, return_inverse=True)
+    columns, column = np.unique(b, return_inverse=True)
+    kernel: Array = _matern(np.square(np.subtract.outer(rows, columns) / scale))[:, column][row]
+    return kernel
 
 
 def _warped(features: Array, warps: Array) -> Array:

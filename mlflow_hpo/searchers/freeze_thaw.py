@@ -90,16 +90,13 @@ class FreezeThawSearcher(Searcher):
 
     def advise(self, paused: Mapping[int, int], *, may_start: bool) -> int | None:
         """Return which paused trial should go on, or None for a new one."""
-        if not may_start:
-            self._queue.clear()
-            ((choice, self._proposal),) = self._choose(list(paused), may_start=False)
-        elif not self._modelled:
+        if may_start and not self._modelled:
             choice, self._proposal = None, None
         else:
-            while self._queue and self._queue[0][0] is not None and self._queue[0][0] not in paused:
+            while self._queue and not self._fits(self._queue[0][0], paused, may_start=may_start):
                 self._queue.popleft()
             if not self._queue:
-                self._queue.extend(self._choose(list(paused), may_start=True))
+                self._queue.extend(self._choose(list(paused), may_start=may_start))
             choice, self._proposal = self._queue.popleft()
         if choice is not None:
             self._pending[choice] = None
@@ -109,6 +106,8 @@ class FreezeThawSearcher(Searcher):
         """Propose what `advise` found, or what promises most now."""
         point, self._proposal = self._proposal, None
         if point is None and self._modelled:
+            while self._queue and not self._fits(self._queue[0][0], {}, may_start=True):
+                self._queue.popleft()
             if not self._queue:
                 self._queue.extend(self._choose([], may_start=True))
             _, point = self._queue.popleft()
@@ -143,6 +142,11 @@ class FreezeThawSearcher(Searcher):
     def fail(self, trial_id: int) -> None:
         """Count a trial that never reached a level as the worst."""
         self.complete(trial_id)
+
+    @staticmethod
+    def _fits(choice: int | None, paused: Mapping[int, int], *, may_start: bool) -> bool:
+        """Whether what was chosen before is still to be had."""
+        return may_start if choice is None else choice in paused
 
     @property
     def _modelled(self) -> bool:
@@ -187,14 +191,15 @@ class FreezeThawSearcher(Searcher):
             points = np.array([self._points[trial] for trial in paused])
             levels = [self._reached[trial] for trial in paused]
             mean, deviation = outlook(self._features(points), paused, levels)
-        if not may_start:
-            return [(paused[int(np.argmax(log_ndtr((best - hoped_for[0] - mean) / deviation)))], None)]
-        drawn = self._drawn(model)
-        points, mean_of_new, deviation_of_new = self._new_points(drawn, best - hoped_for[0], outlook_of_new)
-        mean, deviation = np.concatenate([mean, mean_of_new]), np.concatenate([deviation, deviation_of_new])
+        points = np.empty((0, len(self.space)))
+        if may_start:
+            points, of_new, deviation_of_new = self._new_points(
+                self._drawn(model), best - hoped_for[0], outlook_of_new
+            )
+            mean, deviation = np.concatenate([mean, of_new]), np.concatenate([deviation, deviation_of_new])
         open_ = np.array([True] * len(paused) + [point.tobytes() not in self._tried for point in points])
         choices: list[_Choice] = []
-        for threshold in best - hoped_for:
+        for threshold in best - hoped_for[: len(mean)]:
             promises = log_ndtr((threshold - mean) / deviation)
             chosen = int(np.argmax(np.where(open_, promises, promises - 1e9)))
             open_[chosen] = False
@@ -214,7 +219,7 @@ class FreezeThawSearcher(Searcher):
         warped = np.zeros((len(half), model.features))
         warped[:, self._encoding.columns] = half[:, ~self._encoding.categorical]
         half[:, ~self._encoding.categorical] = model.unwarped(warped)[:, self._encoding.columns]
-        return np.clip(drawn, 0.0, np.nextafter(1.0, 0.0))
+        return drawn
 
     def _new_points(
         self, drawn: Array, threshold: float, outlook: Callable[[Array], tuple[Array, Array]]
@@ -294,10 +299,10 @@ class FreezeThawSearcher(Searcher):
 
 
 def _scaled(losses: Array) -> Array:
-    """Return losses (n) with a median of 0 and a spread of about 1, in the same order; some may be infinite.
+    """Return losses (n), of which some may be infinite, on a scale that a Gaussian process can take.
 
-    Above the median they become the normal quantiles of their ranks. Below it they keep their proportions:
-    the best eighth begins where it would by its quantile.
+    Their order stays. Above the median of the finite ones they become the normal quantiles of their ranks.
+    Below it they keep their proportions: the best eighth begins where it would by its quantile.
     """
     from scipy.stats import rankdata  # takes a second to import
 

@@ -27,6 +27,7 @@ _DRAWN = 400  # candidates from the prior, and around each of the best `_PARENTS
 _PARENTS, _CHILDREN = 6, 30
 _SPREADS = (0.1, 0.03, 0.01)  # standard deviations around the best, round by round
 _MOST_AT_ONCE, _PENDING_FOR_ONE_MORE = 16, 16  # proposals by one look at the model
+_TRIED = -1e6  # is added to what a configuration promises that was tried before
 _POOL = 200  # of the most promising candidates, from which all but the first are chosen
 
 
@@ -175,7 +176,10 @@ class GpSearcher(Searcher):
                 pool = pool[(pool != chosen[-1]).any(axis=1)]
                 if len(pool) == 0:
                     break
-                chosen.append(pool[np.argmax(self._unless_tried(pool, promise()(pool)))])
+                values = self._unless_tried(pool, promise()(pool))
+                if values.max() <= _TRIED / 2:
+                    break
+                chosen.append(pool[np.argmax(values)])
         return chosen
 
     def _data(self, level: int) -> tuple[Array, Array, Array]:
@@ -226,4 +230,4 @@ class GpSearcher(Searcher):
 
     def _unless_tried(self, points: Array, values: Array) -> Array:
         tried = np.array([point.tobytes() in self._tried for point in points])
-        return np.where(tried, values - 1e6, values)
+        return np.where(tried, values + _TRIED, values)

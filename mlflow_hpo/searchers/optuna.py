@@ -48,7 +48,8 @@ class OptunaSearcher(Searcher):
 
     When a higher level takes over, the study is built anew from the losses there. When it holds 1,000 trials
     it is cut down to the best 250, the latest 250 others and all that run, as the cost of a suggestion grows
-    with the study. A random or QMC sampler, which looks at no loss, keeps its study.
+    with the study. A random or QMC sampler, which looks at no loss, keeps its study, as does a genetic
+    algorithm, which would lose its generations.
 
     Pending trials are what the sampler makes of RUNNING ones: TPE counts them as bad (`constant_liar`), GP
     integrates over them, CMA-ES and NSGA pass over them.
@@ -84,6 +85,8 @@ class OptunaSearcher(Searcher):
         self._numbers: dict[int, int] = {}  # each trial's number in Optuna's study, ...
         self._left_out: dict[int, Any] = {}  # ... or what it was when the study was cut down
         self._room = _MOST  # trials that the study may grow to
+        # genetic algorithms keep whole generations, by their numbers in the study
+        self._whole = self._heedless or issubclass(self._sampler, optuna.samplers.BaseGASampler)
         self._study, self._storage = self._new_study(self._new_sampler())
 
     def suggest(self, trial_id: int) -> Config:
@@ -129,7 +132,7 @@ class OptunaSearcher(Searcher):
                     config[name] = _suggest(trial, name, parameter)
         self._losses[trial_id] = {}
         self._numbers[trial_id] = trial.number
-        if trial.number + 1 >= self._room and not self._heedless:
+        if trial.number + 1 >= self._room and not self._whole:
             self._cut_down()
         return config
 
@@ -139,7 +142,7 @@ class OptunaSearcher(Searcher):
         state, loss = self._verdict(trial_id)
         with self._quiet():
             if trial_id in self._left_out:
-                if state is states.COMPLETE:
+                if state is states.COMPLETE and self._left_out[trial_id].state is not states.COMPLETE:
                     self._add(trial_id, self._left_out.pop(trial_id))
                 return
             frozen = self._frozen(trial_id)
@@ -176,11 +179,17 @@ class OptunaSearcher(Searcher):
     def _cut_down(self) -> None:
         """Build the study anew from what matters most; the sampler goes on as it is."""
         known = [trial_id for trial_id in self._numbers if trial_id in self._ended]
-        best = sorted(known, key=lambda trial_id: self._losses[trial_id].get(self._level, math.inf))[:_BEST]
-        latest = [trial_id for trial_id in known if trial_id not in set(best)][-_LATEST:]
+        best = set(sorted(known, key=self._rank)[:_BEST])
+        latest = [trial_id for trial_id in known if trial_id not in best][-_LATEST:]
         gone = set(known).difference(best, latest)
         self._build([trial_id for trial_id in self._numbers if trial_id not in gone], self._study.sampler)
         self._room = max(_MOST, 2 * len(self._numbers))
+
+    def _rank(self, trial_id: int) -> tuple[int, float]:
+        """Return what sorts trials: the furthest first, up to the level, then the better ones."""
+        losses = self._losses[trial_id].items()
+        finite = [(-level, loss) for level, loss in losses if level <= self._level and loss < math.inf]
+        return min(finite, default=(0, math.inf))
 
     def _build(self, kept: Sequence[int], sampler: Any) -> None:
         """Begin another study with some of the trials, in their order."""

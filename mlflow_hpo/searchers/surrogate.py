@@ -137,12 +137,15 @@ class Surrogate:
         return model
 
     def _warp(self, features: int) -> Any:
+        import torch
         from botorch.models.transforms.input import Warp
         from gpytorch.priors import LogNormalPrior
 
         return Warp(
             d=features,
             indices=list(range(features)),
+            # left to itself it takes the range of the data for that of the features, and cuts off all beyond
+            bounds=torch.tensor([[0.0] * features, [1.0] * features], dtype=torch.float64),
             concentration1_prior=LogNormalPrior(0.0, 0.5),
             concentration0_prior=LogNormalPrior(0.0, 0.5),
         )

@@ -62,3 +62,14 @@ def test_a_peer_measured_elsewhere_answers(folders, monkeypatch):
     assert elsewhere.version("random", 1) == version
     assert elsewhere.trace("random", TASK, 0, 1, 20) == trace
     assert elsewhere.version("random", 4) is None
+    with pytest.raises(ImportError, match="random is not installed in a version that has it"):
+        elsewhere.trace("random", TASK, 1, 1, 20)  # whatever is installed would be filed as another version
+
+
+def test_the_newest_version_measured_elsewhere_answers(folders, monkeypatch):
+    folder = folders[1] / "workers-1" / "random"
+    folder.mkdir(parents=True)
+    for version in ("0.9.0", "0.13.0", "0.2.1"):
+        (folder / f"{version}.jsonl").touch()
+    monkeypatch.setattr(traces, "method", lambda name: type("Entry", (), {"ours": False, "version": None}))
+    assert Traces(Bench(), *folders).version("random", 1) == "0.13.0"

@@ -167,6 +167,28 @@ def test_a_warp_learns_that_a_loss_changes_most_near_a_bound():
     assert error(warp=True) < error(warp=False) / 2
 
 
+def test_a_warp_sees_beyond_the_range_of_the_data():
+    x = np.linspace(0.2, 0.8, 20)
+    surrogate = Surrogate(noisy=True, warped=True)
+    with surrogate.isolated(0):
+        model = surrogate.fit(x[:, None], (x - 0.95) ** 2)
+        expected = surrogate.mean(model, np.linspace(0.8, 1, 5)[:, None])
+    assert len(set(expected.round(6))) == 5
+
+
+def test_a_batch_repeats_no_configuration_while_there_are_others():
+    space = SearchSpace({name: {"type": "int", "low": 1, "high": 6} for name in "ab"})
+    searcher = GpSearcher(space, 0, (9,), n_startup=4)
+    places = [(a, b) for a in range(1, 7) for b in range(1, 7)]
+    for trial, (a, b) in enumerate(places[:30]):  # the last 25 of them stay pending
+        searcher.adopt(trial, {"a": a, "b": b})
+        if trial < 5:
+            searcher.report(trial, 9, abs(a - 3.0) + abs(b - 3.0))
+            searcher.complete(trial)
+    proposals = [tuple(searcher.suggest(trial).values()) for trial in range(100, 106)]
+    assert sorted(proposals) == places[30:]
+
+
 @pytest.mark.parametrize("options", [{}, {"noise": False}, {"warp": True}, {"noise": False, "warp": True}])
 def test_survives_losses_at_the_ends_of_floats_and_contradictions(options):
     searcher = GpSearcher(LINE, 0, (9,), **options)

@@ -73,7 +73,7 @@ def small_study(monkeypatch):
         monkeypatch.setattr(f"mlflow_hpo.searchers.optuna.{name}", value)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "nsgaii"])
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
 def test_a_long_study_is_cut_down_to_the_best_the_latest_and_what_runs(small_study, sampler):
     searcher = OptunaSearcher(LINE, 0, (9,), sampler=sampler)
     searcher.suggest(0)  # runs on
@@ -97,19 +97,47 @@ def test_what_was_left_out_comes_back_with_a_loss_at_the_level(small_study):
         run(searcher, trial, trial / 100, {1: float(trial)})
     assert 10 in searcher._left_out
 
-    for trial in range(10, 30):
-        searcher.report(trial, 9, -float(trial))  # the level of 9 takes over
-        searcher.complete(trial)
+    for trial in range(10, 29):
+        searcher.report(trial, 9, -float(trial))
+    assert 10 in searcher._left_out  # it is known at the lower level as it was
 
-    assert searcher._numbers.keys() >= set(range(10, 30))
+    searcher.report(29, 9, -29.0)  # the level of 9 takes over
+
+    assert set(searcher._numbers) >= set(range(10, 30))
     assert (0.1, "COMPLETE", -10.0) in states(searcher)
+
+
+def test_what_got_far_is_kept_before_what_did_not(small_study):
+    searcher = OptunaSearcher(LINE, 0, (1, 9))
+    searcher._level = 9  # as if enough had got there
+    for trial in range(29):
+        losses = {1: float(-trial)} | ({9: float(trial)} if trial in (3, 7) else {})
+        run(searcher, trial, trial / 100, losses)
+
+    searcher.suggest(29)
+
+    # two reached the level; then the best of the level below, which are the latest as well
+    assert [*searcher._numbers] == [3, 7, *range(21, 30)]
 
 
 def test_more_running_trials_than_a_study_is_cut_down_to(small_study):
     searcher = OptunaSearcher(LINE, 0, (9,))
+    builds = []
+    build = searcher._build
+    searcher._build = lambda *args: builds.append(1) or build(*args)
     for trial in range(100):
         searcher.suggest(trial)
     assert len(searcher._numbers) == 100
+    assert len(builds) == 2  # at 30 and at 60 trials
+
+
+def test_generations_are_kept_whole(small_study):
+    searcher = OptunaSearcher(LINE, 0, (9,), sampler="nsgaii", population_size=2)
+    for trial in range(200):
+        x = searcher.suggest(trial)["x"]
+        searcher.report(trial, 9, (x - 0.3) ** 2)
+        searcher.complete(trial)
+    assert len(searcher._numbers) == 200
 
 
 def test_a_sampler_that_looks_at_no_loss_keeps_its_sequence(small_study):
