@@ -14,10 +14,17 @@ def blocks(text, language):
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("number", range(len(blocks(README, "python"))))
-def test_pythons_examples_run(store, tmp_path, number):
+EXAMPLES = [
+    pytest.param(block, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, block in enumerate(blocks(page.read_text(), "python"))
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_pythons_examples_run(store, tmp_path, example):
     path = tmp_path / "example.py"
-    path.write_text(blocks(README, "python")[number])
+    path.write_text(example)
     done = subprocess.run([sys.executable, path], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "learning_rate" in done.stdout
