@@ -18,6 +18,7 @@ EXAMPLES = [
     pytest.param(block, id=f"{page.stem}-{number}")
     for page in PAGES
     for number, block in enumerate(blocks(page.read_text(), "python"))
+    if "import" in block  # others are sketches of a training
 ]
 
 
