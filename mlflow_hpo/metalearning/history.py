@@ -152,7 +152,7 @@ class History:
 
     def __repr__(self) -> str:
         left_out = f"; left out: {self.left_out}" if self.skipped else ""
-        return f"History({_count(len(self.tasks), 'task')}, {_count(self.trials, 'trial')}{left_out})"
+        return f"History({counted(len(self.tasks), 'task')}, {counted(self.trials, 'trial')}{left_out})"
 
 
 def _read(record: Any) -> tuple[str, dict[str, float], PastTrial]:
@@ -210,5 +210,6 @@ def _why_outside(error: ConfigError, space: SearchSpace) -> str:
     return "with a value outside of the space"
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """Return a number and what it counts, in words."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -54,7 +54,7 @@ def choose_portfolio(
     `CurveModel` of them foretells how any configuration ends there: tasks need not have tried the same
     configurations, nor trained them as far. Candidates are the 10 that end best on each task. Then,
     again and again, the candidate is taken that lowers the weighted mean over tasks of the best loss in the
-    portfolio most; it ends when none lowers it.
+    portfolio most. When none lowers it, another round begins with those that are left.
 
     A task weighs the more, the more similar its features are to those of the new task:
     ``exp(-d**2 / 2)``, with `d` the distance over its mean, in the features that both have, each scaled to
@@ -85,15 +85,7 @@ def choose_portfolio(
     expected = np.stack([model.expected(points) for model in models])  # tasks x candidates
     importance = np.array([weights[task.name] for task in tasks])
     importance /= importance.sum()
-    chosen: list[int] = []
-    reached = np.full(len(tasks), np.inf)
-    while len(chosen) < min(size, len(candidates)):
-        means = importance @ np.minimum(reached[:, None], expected)
-        pick = int(np.argmin(means))
-        if chosen and means[pick] >= importance @ reached - 1e-9:
-            break
-        chosen.append(pick)
-        reached = np.minimum(reached, expected[:, pick])
+    chosen = _greedy(expected, importance, size)
     entries = []
     for pick in chosen:
         task, trial = candidates[pick]
@@ -103,6 +95,29 @@ def choose_portfolio(
     return Portfolio(
         tuple(entries), {task.name: float(weight) for task, weight in zip(tasks, importance, strict=True)}
     )
+
+
+def _greedy(expected: Array, importance: Array, size: int) -> list[int]:
+    """Return the candidates to take, in their order.
+
+    Args:
+        expected: loss of each candidate on each task, tasks x candidates.
+        importance: weight of each task, the sum being 1.
+        size: how many at most.
+    """
+    chosen: list[int] = []
+    left = list(range(expected.shape[1]))
+    reached = np.full(len(expected), np.inf)  # the best loss on each task in the present round
+    while left and len(chosen) < size:
+        means = importance @ np.minimum(reached[:, None], expected[:, left])
+        pick = left[int(np.argmin(means))]
+        if np.isfinite(reached).all() and means.min() >= importance @ reached - 1e-9:
+            reached = np.full(len(expected), np.inf)  # nothing is gained: begin another round
+            continue
+        chosen.append(pick)
+        left.remove(pick)
+        reached = np.minimum(reached, expected[:, pick])
+    return chosen
 
 
 class _TaskModel:

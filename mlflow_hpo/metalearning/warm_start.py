@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow_hpo.metalearning.features import task_features
-from mlflow_hpo.metalearning.history import History
+from mlflow_hpo.metalearning.history import History, counted
 from mlflow_hpo.metalearning.portfolio import Entry, Portfolio, choose_portfolio
 from mlflow_hpo.space import SearchSpace
 
@@ -63,8 +63,9 @@ class WarmStart:
         if not self.entries:
             return f"no history of this metric and space in {where}, the search starts cold{left_out}"
         return (
-            f"{len(self.entries)} configurations, chosen from {self.history.trials} trials on "
-            f"{len(self.history.tasks)} tasks in {where}{left_out}"
+            f"{counted(len(self.entries), 'configuration')}, chosen from "
+            f"{counted(self.history.trials, 'trial')} on {counted(len(self.history.tasks), 'task')} "
+            f"in {where}{left_out}"
         )
 
     def to_json(self) -> str:

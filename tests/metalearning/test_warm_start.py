@@ -63,7 +63,7 @@ def test_a_warm_start_begins_with_the_best_of_before_and_says_so(store):
     runs = children(store, second)
     assert second.optimizer.trials[0].config["x"] == pytest.approx(best["x"], abs=0.1)
     warm = [number for number, run in runs.items() if "hpo.warm_start" in run.data.tags]
-    assert warm == list(range(len(warm)))
+    assert sorted(warm) == list(range(len(warm)))
     assert 1 <= len(warm) <= 12 // 4
     record = artifact(second, "warm_start.json")
     sources = [entry["run_id"] for entry in record["configurations"]]
@@ -72,7 +72,7 @@ def test_a_warm_start_begins_with_the_best_of_before_and_says_so(store):
     assert set(sources) <= {run.info.run_id for run in children(store, first).values()}
     assert record["tasks"] == [{"task": "trainings.quick", "weight": 1.0, "features": {}, "trials": 40}]
     assert (
-        "chosen from 40 trials on 1 tasks in test"
+        "chosen from 40 trials on 1 task in test"
         in store.get_run(second.run_id).data.params["hpo.warm_start"]
     )
 
