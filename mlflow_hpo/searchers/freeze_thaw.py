@@ -32,7 +32,7 @@ _PARENTS, _CHILDREN = 8, 12  # and around each of the best trials
 _SPREADS = (0.15, 0.05)  # with these standard deviations
 _REFINED, _VARIATIONS = 5, 20  # then around each of the most promising candidates
 _REFINEMENTS = (0.1, 0.03)
-_MOST_AT_ONCE, _PENDING_FOR_ONE_MORE = 8, 20  # choices by one look at the model
+_MOST_AT_ONCE, _PENDING_FOR_ONE_MORE = 16, 20  # choices by one look at the model
 _NEW = -1  # the curve of a trial that does not exist so far
 
 _Choice = tuple[int | None, Array | None]  # a paused trial, or the point of a new one
