@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -207,8 +208,17 @@ class Bookkeeper:
                 "run_id": entry.run_id,
                 "params": self._config.space.format(entry.job.config),
                 "curve": entry.curve,
+                "failed": self._came_to_nothing(trial_id),
             }
             for trial_id, entry in sorted(self.ledger.trials.items())
+        )
+
+    def _came_to_nothing(self, trial_id: int) -> bool:
+        entry, value = self.ledger.trials[trial_id], self._optimizer.trials[trial_id].value
+        return (
+            entry.status == "FAILED"
+            or entry.infeasible != ""
+            or (value is not None and not math.isfinite(value))
         )
 
     def in_words(self, trial_id: int) -> str:

@@ -39,7 +39,12 @@ def one_of(field: str, value: Any, allowed: Iterable[str]) -> str:
 
 def is_finite(value: Any) -> bool:
     """Whether `value` is a number (a boolean is none), and neither NaN nor infinite."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int that no float holds
+        return False
 
 
 def whole_number(field: str, value: Any, *, at_least: int | None = None) -> int:

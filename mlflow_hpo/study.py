@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -38,7 +39,7 @@ from mlflow_hpo.metalearning.warm_start import WarmStart
 from mlflow_hpo.optimizer import BestTrial, Optimizer
 from mlflow_hpo.schedulers.base import Decision
 from mlflow_hpo.space import SearchSpace
-from mlflow_hpo.tracking.history import HISTORY
+from mlflow_hpo.tracking.history import HISTORY, WRITTEN
 from mlflow_hpo.tracking.summary import StudySummary
 from mlflow_hpo.tracking.tracker import Tracker, as_param, as_yaml, packages, writable
 from mlflow_hpo.trial import DescribedTraining
@@ -79,6 +80,7 @@ class Study:
 
     Raises:
         ConfigError: something in `keys`, or in the data that the training wants, is wrong.
+        StudyError: `warm_start` is asked for and the stores cannot be used.
     """
 
     def __init__(
@@ -109,36 +111,20 @@ class Study:
             workers=config.workers,
         )
         self._choice = choice if is_auto(config.searcher) or is_auto(config.scheduler) else None
-        self._train = train
-        self._facts = _describe(train, config)
-        self._warm_start = _warm_start(config, self._facts)
         # what is recorded runs the same search again, whatever a later version would choose
-        decided: dict[str, Any] = {
+        components = {
             "searcher": named(config.searcher, choice.searcher),
             "scheduler": named(config.scheduler, choice.scheduler),
         }
+        self.config = config = config.model_copy(update=components)
+        self.optimizer = _optimizer(config)
+        self._launcher = LAUNCHERS.get(config.launcher)(config.workers)
+        self._train = train
+        self._facts = _describe(train, config)
+        self._warm_start = _warm_start(config, self._facts)
         self._origins: dict[int, str] = {}  # where the configurations of a warm start come from, by trial
         if self._warm_start is not None:
-            entries = self._warm_start.entries
-            for trial_id, entry in enumerate(entries, len(config.points)):
-                self._origins[trial_id] = f"{entry.task} {entry.run_id}".strip()
-            decided["points"] = (*config.points, *(entry.config for entry in entries))
-            decided["warm_start"] = ()
-        self.config = config = config.model_copy(update=decided)
-        self.optimizer = Optimizer(
-            config.space,
-            mode=config.metric.mode,
-            searcher=config.searcher,
-            scheduler=config.scheduler,
-            min_resource=config.min_resource,
-            max_resource=config.max_resource,
-            trials=config.trials,
-            seed=config.seed,
-            points=list(config.points),
-            early_stopping=config.early_stopping,
-            goal=config.goal,
-        )
-        self._launcher = LAUNCHERS.get(config.launcher)(config.workers)
+            self._begin_with(self._warm_start)
         self._listener = listener
         self._begun = False
         self._status = "RUNNING"
@@ -146,6 +132,7 @@ class Study:
         self._deadline = 0.0  # until when running trials may store a checkpoint, once stopping
         self._overdue: set[int] = set()  # trials that did not make it by then
         self._interrupted = False
+        self._history_left = False
         self._feasibility = Feasibility(config.constraints)
 
     @property
@@ -202,6 +189,15 @@ class Study:
         if self._interrupted or self.best is None:
             raise KeyboardInterrupt
         return self.best
+
+    def _begin_with(self, warm_start: WarmStart) -> None:
+        """Try what was chosen from the history after the given points, and record it as points."""
+        given = self.config.points
+        for trial_id, entry in enumerate(warm_start.entries, len(given)):
+            self._origins[trial_id] = f"{entry.task} {entry.run_id}".strip()
+        points = (*given, *(entry.config for entry in warm_start.entries))
+        self.config = self.config.model_copy(update={"points": points, "warm_start": ()})
+        self.optimizer = _optimizer(self.config)
 
     # --- the loop
 
@@ -348,6 +344,7 @@ class Study:
             self._books.end_of_search()
             if self.optimizer.goal_reached:
                 self._stopping = GOAL_REACHED
+        self._leave_history()
         if self.best is None:
             if self._interrupted:
                 return
@@ -356,6 +353,18 @@ class Study:
         if isinstance(self._train, DescribedTraining) and not self._interrupted:
             self._log_model(self._train, self.best, folder)
         self._books.clear_checkpoints()
+
+    def _leave_history(self) -> None:
+        """Write what later studies may learn; this one does not fail for it."""
+        if self._history_left or not self._books.ledger.trials:
+            return
+        try:
+            self._tracker.log_text(HISTORY, self._books.history())
+        except Exception as error:  # noqa: BLE001 - artifact stores raise what they like
+            self._warn(f"no history left for later studies: {writable(str(error)):.200}")
+            return
+        self._history_left = True
+        self._tracker.tags(self.run_id, {WRITTEN: str(len(self._books.ledger.trials))})
 
     def _why_no_best(self) -> str:
         failures, ledger = self._failures(), self._books.ledger
@@ -391,7 +400,6 @@ class Study:
             self._tracker.tags(self.run_id, {"hpo.stop_reason": self._stopping})
         self._books.progress()
         self._tracker.table(self.summary())
-        self._tracker.log_text(HISTORY, self._books.history())
         self._tracker.finish(status)
         self._tracker.flush()
 
@@ -402,6 +410,7 @@ class Study:
         self._stopping = self._stopping or reason
         with contextlib.suppress(StudyError):  # the store may be what broke
             self._books.broken_off(reason)
+            self._leave_history()
             self._tracker.tags(self.run_id, {"hpo.stop_reason": reason})
             self._tracker.finish(self._status)
 
@@ -467,6 +476,8 @@ def trial_seed(seed: int, trial_id: int) -> int:
 def _describe(train: Trainable, config: StudyConfig) -> dict[str, str]:
     """Check a study against training code that describes itself; return what it says of its data."""
     if not isinstance(train, DescribedTraining):
+        while isinstance(train, functools.partial):
+            train = train.func
         name = getattr(train, "__name__", type(train).__name__)
         return {"data": f"{getattr(train, '__module__', '')}.{name}".removeprefix("__main__.")}
     train.check_params(config.space)
@@ -487,6 +498,22 @@ def _describe(train: Trainable, config: StudyConfig) -> dict[str, str]:
     return dict(train.describe())
 
 
+def _optimizer(config: StudyConfig) -> Optimizer:
+    return Optimizer(
+        config.space,
+        mode=config.metric.mode,
+        searcher=config.searcher,
+        scheduler=config.scheduler,
+        min_resource=config.min_resource,
+        max_resource=config.max_resource,
+        trials=config.trials,
+        seed=config.seed,
+        points=list(config.points),
+        early_stopping=config.early_stopping,
+        goal=config.goal,
+    )
+
+
 def _warm_start(config: StudyConfig, facts: Mapping[str, str]) -> WarmStart | None:
     """Ask the history for configurations to begin with, where the user wants that."""
     if not config.warm_start:
@@ -498,6 +525,7 @@ def _warm_start(config: StudyConfig, facts: Mapping[str, str]) -> WarmStart | No
         space=config.space,
         facts=facts,
         trials=config.trials,
+        points=config.points,
     )
 
 

@@ -24,10 +24,11 @@ def task_features(facts: Mapping[str, Any]) -> dict[str, float]:
     for name in _COUNTS:
         try:
             count = float(facts[f"data.{name}"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             continue
         if math.isfinite(count) and count >= 0:
             features[name] = round(math.log10(1 + count), 4)
-    if facts.get("data.task") in _KINDS:
-        features["classification"] = _KINDS[facts["data.task"]]
+    kind = facts.get("data.task")
+    if isinstance(kind, str) and kind in _KINDS:
+        features["classification"] = _KINDS[kind]
     return features

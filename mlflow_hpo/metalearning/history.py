@@ -21,18 +21,20 @@ class PastTrial:
 
     Attributes:
         config: its values.
-        curve: (epoch, finite value), epochs ascending, at least one.
+        curve: (epoch, finite value), epochs ascending; at least one unless it failed.
         run_id: its run in MLflow, "" if there is none.
+        failed: it came to nothing after its curve: crashed, diverged, or broke a constraint.
     """
 
     config: Config
     curve: Curve
     run_id: str = ""
+    failed: bool = False
 
     def best(self, mode: str) -> float:
-        """Return the best value of the curve."""
-        values = (value for _, value in self.curve)
-        return max(values) if mode == "max" else min(values)
+        """Return the best value of the curve, the worst there is if it has none."""
+        values = [value for _, value in self.curve]
+        return max(values, default=-math.inf) if mode == "max" else min(values, default=math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,9 @@ class History:
 
         Args:
             records: one for each trial: ``task`` (a name), ``config``, ``curve`` (a list of [epoch, value])
-                and, if known, ``features`` of the task (name -> number) and ``run_id``. The features of a
-                task are those of its first record that has any.
+                and, if known, ``features`` of the task (name -> number), ``run_id``, and ``failed``: whether
+                it came to nothing after its curve. The features of a task are those of its first record
+                that has any.
             mode: the better side of the values.
 
         Raises:
@@ -89,7 +92,7 @@ class History:
             except ConfigError as error:
                 raise error.under(f"history[{index}]") from None
             features[name] = features.get(name) or described
-            if trial.curve:
+            if trial.curve or trial.failed:
                 trials.setdefault(name, []).append(trial)
             else:
                 skipped["without a finite value"] += 1
@@ -162,14 +165,18 @@ def _read(record: Any) -> tuple[str, dict[str, float], PastTrial]:
     for key in ("task", "config", "curve"):
         if key not in record:
             raise ConfigError(key, "is missing")
-    name, config, run_id = record["task"], record["config"], record.get("run_id", "")
+    name, config = record["task"], record["config"]
+    run_id, failed = record.get("run_id", ""), record.get("failed", False)
     if not isinstance(name, str) or not name:
         raise ConfigError("task", f"must be a name, got {shown(name)}")
     if not isinstance(config, Mapping):
         raise ConfigError("config", f"must map parameters to values, got {shown(config)}")
     if not isinstance(run_id, str):
         raise ConfigError("run_id", f"must be text, got {shown(run_id)}")
-    return name, _features(record.get("features")), PastTrial(dict(config), _curve(record["curve"]), run_id)
+    if not isinstance(failed, bool):
+        raise ConfigError("failed", f"must be true or false, got {shown(failed)}")
+    trial = PastTrial(dict(config), _curve(record["curve"]), run_id, failed)
+    return name, _features(record.get("features")), trial
 
 
 def _features(features: Any) -> dict[str, float]:

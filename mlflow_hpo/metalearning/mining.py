@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow.entities import Experiment, Run, ViewType
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.errors import ConfigError, StudyError
 from mlflow_hpo.metalearning.features import task_features
 from mlflow_hpo.metalearning.history import History
 from mlflow_hpo.space import SearchSpace
-from mlflow_hpo.tracking.connect import ask, connect
-from mlflow_hpo.tracking.history import HISTORY, SCHEMA
+from mlflow_hpo.tracking.connect import ask, connect, impatient, reach_artifacts
+from mlflow_hpo.tracking.history import HISTORY, SCHEMA, WRITTEN
 
 _PAGE = 1000  # runs a request
-_STATUSES = ("FINISHED", "KILLED")  # of a study whose history is written
+_PATIENCE = 3  # studies in a row whose artifacts cannot be read
+_DAMAGED = (KeyError, TypeError, ValueError, OverflowError, RecursionError)  # what a damaged record brings
 
 
 def mine(experiments: Sequence[str] | None, *, metric: str, mode: str, space: SearchSpace) -> History:
@@ -27,27 +31,38 @@ def mine(experiments: Sequence[str] | None, *, metric: str, mode: str, space: Se
     client = connect()
     skipped: Counter[str] = Counter()
     records: list[dict[str, Any]] = []
-    for parent in _studies(client, _chosen(client, experiments)):
+    chosen = _chosen(client, experiments)
+    unreadable = 0  # studies, one after the other
+    for parent in _studies(client, list(chosen)):
         tags = parent.data.tags
         if (tags.get("hpo.metric"), tags.get("hpo.mode")) != (metric, mode):
             skipped["studies of another metric"] += 1
-        elif parent.info.status not in _STATUSES:
-            skipped["studies that run or failed"] += 1
-        elif (written := _written(client, parent)) is None:
-            skipped["studies without a readable history"] += 1
+        elif WRITTEN not in tags:
+            skipped["studies without a history"] += 1
         else:
-            facts, trials = written
-            records += _records(trials, _task(tags, facts), facts, space, skipped)
+            try:
+                facts, trials = _written(parent)
+            except StudyError:
+                unreadable += 1
+                if unreadable == _PATIENCE:  # the store is away: the others would take their time, too
+                    raise
+                skipped["studies whose history cannot be read"] += 1
+            except _DAMAGED:
+                skipped["studies whose history is damaged"] += 1
+            else:
+                unreadable = 0
+                task = _task(tags, facts, chosen[parent.info.experiment_id])
+                records += _records(trials, task, task_features(facts), space, skipped)
     mined = History.from_records(records, mode=mode)
     history = History(mined.tasks, mode=mode, skipped=skipped + Counter(mined.skipped))
     return history.within(space)
 
 
-def _chosen(client: MlflowClient, names: Sequence[str] | None) -> list[str]:
-    """Return the ids of the experiments."""
+def _chosen(client: MlflowClient, names: Sequence[str] | None) -> dict[str, str]:
+    """Return the names of the experiments by id."""
     if names is not None:
-        return [_named(client, name).experiment_id for name in names]
-    ids: list[str] = []
+        return {_named(client, name).experiment_id: name for name in names}
+    found: dict[str, str] = {}
     token: str | None = None
     while True:
         page = ask(
@@ -57,10 +72,10 @@ def _chosen(client: MlflowClient, names: Sequence[str] | None) -> list[str]:
             max_results=_PAGE,
             page_token=token,
         )
-        ids += [experiment.experiment_id for experiment in page]
+        found |= {experiment.experiment_id: experiment.name for experiment in page}
         token = page.token
         if not token:
-            return ids
+            return found
 
 
 def _named(client: MlflowClient, name: str) -> Experiment:
@@ -88,49 +103,67 @@ def _studies(client: MlflowClient, experiments: list[str]) -> Iterator[Run]:
             return
 
 
-def _written(client: MlflowClient, parent: Run) -> tuple[Mapping[str, Any], list[Any]] | None:
-    """Return the facts about the data and the trials that a study wrote down; None if they are not whole."""
-    try:
-        history = json.loads(_text(parent, HISTORY))
-        facts = json.loads(_text(parent, "data.json"))
-        trials = history["trials"]
-        whole = history["schema"] == SCHEMA and len(trials) == int(parent.data.metrics["trials_started"])
-    except (StudyError, ValueError, KeyError, TypeError):
-        return None
-    return (facts, trials) if whole and isinstance(trials, list) and isinstance(facts, Mapping) else None
+def _written(parent: Run) -> tuple[Mapping[str, Any], list[Any]]:
+    """Return the facts about the data and the trials that a study wrote down.
 
-
-def _text(parent: Run, path: str) -> str:
-    uri = f"runs:/{parent.info.run_id}/{path}"
-    return ask(f"artifact store: cannot read {path}", mlflow.artifacts.load_text, uri)
+    Raises:
+        StudyError: they cannot be read.
+        one of `_DAMAGED`: they are not whole.
+    """
+    location = parent.info.artifact_uri
+    reach_artifacts(location)
+    repository = get_artifact_repository(location, tracking_uri=mlflow.get_tracking_uri())
+    texts = {}
+    with tempfile.TemporaryDirectory() as folder, impatient():
+        for path in (HISTORY, "data.json"):
+            problem = f"artifact store: cannot read {path} of run {parent.info.run_id}"
+            file = ask(problem, repository.download_artifacts, path, folder)
+            texts[path] = Path(file).read_text(encoding="utf-8")
+    history, facts = json.loads(texts[HISTORY]), json.loads(texts["data.json"])
+    trials = history["trials"]
+    whole = history["schema"] == SCHEMA and len(trials) == int(parent.data.tags[WRITTEN])
+    if not (whole and isinstance(trials, list) and isinstance(facts, Mapping)):
+        raise ValueError("not what was written")
+    return facts, trials
 
 
 def _records(
-    trials: list[Any], task: str, facts: Mapping[str, Any], space: SearchSpace, skipped: Counter[str]
+    trials: list[Any], task: str, features: Mapping[str, float], space: SearchSpace, skipped: Counter[str]
 ) -> Iterator[dict[str, Any]]:
     """Yield a record for `History.from_records` of each trial that can be read."""
-    features = task_features(facts)
     for trial in trials:
         try:
-            params, curve, run_id = dict(trial["params"]), trial["curve"], str(trial["run_id"])
-            record = {"task": task, "features": features, "run_id": run_id, "curve": curve}
-            config = _config(params, space)
-            History.from_records([record | {"config": config}])
-        except (ConfigError, KeyError, TypeError, ValueError):
+            record = {
+                "task": task,
+                "features": features,
+                "run_id": str(trial["run_id"]),
+                "config": _config(dict(trial["params"]), space),
+                "curve": trial["curve"],
+                "failed": trial["failed"],
+            }
+            History.from_records([record])
+        except (ConfigError, *_DAMAGED):
             skipped["trials that cannot be read"] += 1
         else:
-            yield record | {"config": config}
+            yield record
 
 
-def _task(tags: Mapping[str, str], facts: Mapping[str, Any]) -> str:
+def _task(tags: Mapping[str, str], facts: Mapping[str, Any], experiment: str) -> str:
     """Return a name that is the same for studies of the same data, and of no others.
 
-    >>> _task({"hpo.task": "houses.csv"}, {"target": "price", "data.sha256": "0123456789abcdef"})
+    Where the training does not tell the digest of its data, its name is taken to mean the same within an
+    experiment only.
+
+    >>> _task({"hpo.task": "houses.csv"}, {"target": "price", "data.sha256": "0123456789abcdef"}, "Default")
     'houses.csv:price@01234567'
+    >>> _task({"hpo.task": "train"}, {}, "flats")
+    'train in flats'
     """
+    name = tags.get("hpo.task") or "unnamed"
     target = f":{facts['target']}" if facts.get("target") else ""
-    digest = f"@{str(facts['data.sha256'])[:8]}" if facts.get("data.sha256") else ""
-    return f"{tags.get('hpo.task') or 'unnamed'}{target}{digest}"
+    if facts.get("data.sha256"):
+        return f"{name}{target}@{str(facts['data.sha256'])[:8]}"
+    return f"{name}{target} in {experiment}"
 
 
 def _config(texts: Mapping[str, str], space: SearchSpace) -> dict[str, Any]:

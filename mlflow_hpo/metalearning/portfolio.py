@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 from mlflow_hpo.metalearning.history import History, PastTask, PastTrial
-from mlflow_hpo.searchers.curve_model import CurveModel, Points
+from mlflow_hpo.metalearning.task_model import TaskModel
 from mlflow_hpo.searchers.encoding import Array, Encoding
 from mlflow_hpo.space import Config, SearchSpace
 
 _MOST_TASKS = 50  # the most similar ones, so that a long history costs seconds
-_MOST_POINTS = 250  # of one task that its model sees
 _CANDIDATES = 10  # of each task's best
-_STEP = 2.0  # factor between the epochs of a curve that a model sees
 _LEAST_WEIGHT = 0.05  # of the task that is least similar
 
 
@@ -28,7 +24,8 @@ class Entry:
     Attributes:
         config: its values.
         task, run_id: where it was tried.
-        expected: the share of a task's trials that are expected to end better, the weighted mean over tasks.
+        expected: the share of a task's trials that are expected to end better, the weighted mean over tasks;
+            0 for the best, 1/2 for a middling one.
     """
 
     config: Config
@@ -41,30 +38,34 @@ class Entry:
 class Portfolio:
     """Configurations to start with, best first, and the weight of each task that they were chosen for."""
 
-    entries: tuple[Entry, ...]
-    weights: Mapping[str, float]
+    entries: tuple[Entry, ...] = ()
+    weights: Mapping[str, float] | None = None
 
 
 def choose_portfolio(
-    history: History, space: SearchSpace, size: int, features: Mapping[str, float] | None = None
+    history: History,
+    space: SearchSpace,
+    size: int,
+    features: Mapping[str, float] | None = None,
+    taken: Iterable[Config] = (),
 ) -> Portfolio:
     """Choose configurations that complement each other on the tasks of a history.
 
-    Each task's losses become the normal quantiles of their ranks, so that tasks can be compared, and a
-    `CurveModel` of them foretells how any configuration ends there: tasks need not have tried the same
-    configurations, nor trained them as far. Candidates are the 10 that end best on each task. Then,
-    again and again, the candidate is taken that lowers the weighted mean over tasks of the best loss in the
-    portfolio most. When none lowers it, another round begins with those that are left.
+    A `TaskModel` of each task foretells how any configuration ends there. Candidates are the 10 different
+    configurations that end best on each task, but none that failed there. Then, again and again, the
+    candidate is taken that lowers the weighted mean over tasks of the best loss in the portfolio most. When
+    none lowers it, another round begins with those that are left.
 
     A task weighs the more, the more similar its features are to those of the new task:
-    ``exp(-d**2 / 2)``, with `d` the distance over its mean, in the features that both have, each scaled to
-    deviation 1 over the tasks. Without features in common all weigh the same.
+    ``exp(-d**2 / (2 * m))``, with `d` the distance in the features that all tasks have, each scaled to
+    deviation 1, and `m` the mean of ``d**2`` over the tasks. Without features in common all weigh the same.
 
     Args:
         history: what was tried; configurations outside of `space` are passed over.
         space: what the new task searches.
         size: at most that many configurations.
         features: of the new task.
+        taken: configurations that are tried anyway.
 
     Source: greedy portfolios by Xu et al., Hydra, AAAI 2010, and Feurer et al., Auto-Sklearn 2.0, JMLR 23
     (2022), section 3; similar tasks first by Feurer et al., Initializing Bayesian Hyperparameter
@@ -75,26 +76,46 @@ def choose_portfolio(
     weights = _weights(history.tasks, features or {})
     tasks = sorted(history.tasks, key=lambda task: -weights[task.name])[:_MOST_TASKS]
     if not tasks or size < 1:
-        return Portfolio((), {})
-    models = [_TaskModel(task, space, history.mode) for task in tasks]
-    candidates = [
-        (task, trial) for task, model in zip(tasks, models, strict=True) for trial in model.best(_CANDIDATES)
-    ]
+        return Portfolio()
+    models = [TaskModel(task, space, history.mode) for task in tasks]
+    candidates = _candidates(tasks, models, taken)
+    if not candidates:
+        return Portfolio()
     encoding = Encoding(space)
     points = np.array([encoding.point(space.to_unit(trial.config)) for _, trial in candidates])
     expected = np.stack([model.expected(points) for model in models])  # tasks x candidates
     importance = np.array([weights[task.name] for task in tasks])
     importance /= importance.sum()
-    chosen = _greedy(expected, importance, size)
     entries = []
-    for pick in chosen:
+    for pick in _greedy(expected, importance, size):
         task, trial = candidates[pick]
-        entries.append(
-            Entry(trial.config, task.name, trial.run_id, float(importance @ ndtr(expected[:, pick])))
-        )
-    return Portfolio(
-        tuple(entries), {task.name: float(weight) for task, weight in zip(tasks, importance, strict=True)}
-    )
+        better = [model.share_better(loss) for model, loss in zip(models, expected[:, pick], strict=True)]
+        entries.append(Entry(trial.config, task.name, trial.run_id, float(importance @ np.array(better))))
+    weight_of = {task.name: float(weight) for task, weight in zip(tasks, importance, strict=True)}
+    return Portfolio(tuple(entries), weight_of)
+
+
+def _candidates(
+    tasks: Sequence[PastTask], models: Sequence[TaskModel], taken: Iterable[Config]
+) -> list[tuple[PastTask, PastTrial]]:
+    """Return the best trials of each task, each configuration once."""
+    seen = {_key(config) for config in taken}
+    candidates = []
+    for task, model in zip(tasks, models, strict=True):
+        different = 0
+        for trial in model.ranked():
+            if different == _CANDIDATES:
+                break
+            if not trial.failed and _key(trial.config) not in seen:
+                seen.add(_key(trial.config))
+                candidates.append((task, trial))
+                different += 1
+    return candidates
+
+
+def _key(config: Config) -> tuple[tuple[str, str], ...]:
+    """Return what equal configurations have in common."""
+    return tuple(sorted((name, repr(value)) for name, value in config.items()))
 
 
 def _greedy(expected: Array, importance: Array, size: int) -> list[int]:
@@ -120,77 +141,6 @@ def _greedy(expected: Array, importance: Array, size: int) -> list[int]:
     return chosen
 
 
-class _TaskModel:
-    """How any configuration ends on one task."""
-
-    def __init__(self, task: PastTask, space: SearchSpace, mode: str) -> None:
-        self._task = task
-        self._encoding = Encoding(space)
-        self._points = np.array([self._encoding.point(space.to_unit(trial.config)) for trial in task.trials])
-        self._last = max(trial.curve[-1][0] for trial in task.trials)
-        sign = -1.0 if mode == "max" else 1.0
-        order = sorted(range(len(task.trials)), key=lambda index: sign * task.trials[index].best(mode))
-        seen: list[tuple[int, int, float]] = []  # trial, epoch, loss
-        for index in _spread(order):
-            seen += [(index, epoch, sign * value) for epoch, value in _sparse(task.trials[index].curve)]
-            if len(seen) >= _MOST_POINTS:
-                break
-        which = np.array([index for index, _, _ in seen])
-        losses = _quantiles(np.array([loss for _, _, loss in seen]))
-        places = Points(
-            self._features(self._points[which]), self._heights([epoch for _, epoch, _ in seen]), which
-        )
-        self._model = CurveModel(places.features.shape[1])
-        if len(seen) > 1:
-            self._model.fit(places, losses)
-        self._model.condition(places, losses)
-
-    def best(self, count: int) -> list[PastTrial]:
-        """Return the trials that are expected to end best."""
-        order = np.argsort(self.expected(self._points, known=True), kind="stable")[:count]
-        return [self._task.trials[index] for index in order]
-
-    def expected(self, points: Array, *, known: bool = False) -> Array:
-        """Return the expected loss (n) of points (n x d) at the last epoch; `known`: they are its trials."""
-        curves = np.arange(len(points)) if known else np.full(len(points), -1)
-        ends = self._heights([self._last] * len(points))
-        mean, _ = self._model.predict(Points(self._features(points), ends, curves))
-        return mean
-
-    def _features(self, points: Array) -> Array:
-        return self._encoding.features(*self._encoding.snap(points))
-
-    def _heights(self, epochs: Sequence[int]) -> Array:
-        if self._last == 1:
-            return np.ones(len(epochs))
-        heights: Array = np.log(np.array(epochs, dtype=float)) / math.log(self._last)
-        return heights
-
-
-def _spread(order: list[int]) -> list[int]:
-    """Return the best half as they are, and between each two of them one of the others, evenly drawn."""
-    half = (len(order) + 1) // 2
-    best, others = order[:half], order[half:]
-    mixed = [each for pair in zip(best, others, strict=False) for each in pair]
-    return mixed + best[len(others) :]
-
-
-def _sparse(curve: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Return the points of a curve at about 1, 2, 4, 8, ... epochs, and the last one."""
-    kept: list[tuple[int, float]] = []
-    for epoch, value in curve:
-        if not kept or epoch >= _STEP * kept[-1][0]:
-            kept.append((epoch, value))
-    return kept if kept[-1] == curve[-1] else [*kept, curve[-1]]
-
-
-def _quantiles(losses: Array) -> Array:
-    from scipy.stats import rankdata  # takes a second to import
-
-    quantiles: Array = ndtri((rankdata(losses) - 0.5) / len(losses))
-    return quantiles
-
-
 def _weights(tasks: Sequence[PastTask], features: Mapping[str, float]) -> dict[str, float]:
     """Return how much each task counts, 1 for one that is the same."""
     shared = sorted(name for name in features if all(name in task.features for task in tasks))
@@ -201,5 +151,5 @@ def _weights(tasks: Sequence[PastTask], features: Mapping[str, float]) -> dict[s
     scale = np.vstack([table, new]).std(axis=0)
     apart = ((table - new) / np.where(scale > 0, scale, 1.0)) ** 2
     squares = apart.mean(axis=1)
-    weights = np.exp(-squares / max(2 * squares.mean(), 1e-12)) if squares.mean() > 0 else np.ones(len(tasks))
+    weights = np.exp(-squares / max(2 * squares.mean(), 1e-12))
     return {task.name: float(max(weight, _LEAST_WEIGHT)) for task, weight in zip(tasks, weights, strict=True)}

@@ -10,7 +10,7 @@ from typing import Any
 from mlflow_hpo.metalearning.features import task_features
 from mlflow_hpo.metalearning.history import History, counted
 from mlflow_hpo.metalearning.portfolio import Entry, Portfolio, choose_portfolio
-from mlflow_hpo.space import SearchSpace
+from mlflow_hpo.space import Config, SearchSpace
 
 _MOST_POINTS = 10
 _SHARE = 4  # at most one in so many trials is a warm start
@@ -34,13 +34,14 @@ class WarmStart:
         space: SearchSpace,
         facts: Mapping[str, str],
         trials: int,
+        points: Sequence[Config],
     ) -> WarmStart:
         """Mine MLflow and choose.
 
         Args:
             experiments: their names; only "auto" for all.
-            metric, mode, space, trials: of the new study. It begins with 10 configurations at most, and one
-                in four of its trials.
+            metric, mode, space, trials, points: of the new study. Of its trials at most 10 and one in four,
+                but one at least, come from the history, and none where `points` are enough for all.
             facts: what the training says of its data.
 
         Raises:
@@ -49,8 +50,9 @@ class WarmStart:
         """
         chosen = None if tuple(experiments) == ("auto",) else tuple(experiments)
         history = History.from_mlflow(chosen, metric=metric, mode=mode, space=space)
-        size = min(_MOST_POINTS, trials // _SHARE)
-        return cls(history, choose_portfolio(history, space, size, task_features(facts)), chosen)
+        size = min(_MOST_POINTS, max(1, trials // _SHARE), trials - len(points))
+        portfolio = choose_portfolio(history, space, size, task_features(facts), points)
+        return cls(history, portfolio, chosen)
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -60,6 +62,8 @@ class WarmStart:
     def __str__(self) -> str:
         where = "all experiments" if self.experiments is None else ", ".join(self.experiments)
         left_out = f"; left out: {self.history.left_out}" if self.history.skipped else ""
+        if self.history and not self.entries:
+            return f"nothing in {where} that is not among the points already{left_out}"
         if not self.entries:
             return f"no history of this metric and space in {where}, the search starts cold{left_out}"
         return (
@@ -77,7 +81,7 @@ class WarmStart:
                 "tasks": [
                     {
                         "task": task.name,
-                        "weight": round(self.portfolio.weights.get(task.name, 0.0), 4),
+                        "weight": round((self.portfolio.weights or {}).get(task.name, 0.0), 4),
                         "features": dict(task.features),
                         "trials": len(task.trials),
                     }

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 HISTORY = "history.json"  # artifact of the parent run
+WRITTEN = "hpo.history"  # tag of the parent run: how many trials the artifact holds, once it is there
 SCHEMA = 1
 
 
@@ -15,9 +16,10 @@ def written_history(trials: Iterable[Mapping[str, Any]]) -> str:
     """Return the content of the artifact.
 
     Args:
-        trials: of each trial ``trial``, ``run_id``, ``params`` (name -> the text that its run has) and
-            ``curve``: (epoch, value) of the metric that is optimised. Values that are not finite, which
-            JSON does not know, are left out.
+        trials: of each trial ``trial``, ``run_id``, ``params`` (name -> the text that its run has),
+            ``curve``, (epoch, value) of the metric that is optimised where the trial was feasible, and
+            ``failed``, whether it came to nothing. Values that are not finite, which JSON does not know, are
+            left out.
     """
     plain = [{**trial, "curve": _finite(trial["curve"])} for trial in trials]
     return json.dumps({"schema": SCHEMA, "trials": plain}, separators=(",", ":"), allow_nan=False)

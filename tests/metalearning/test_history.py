@@ -39,8 +39,17 @@ def test_tasks_and_trials_are_read():
     assert history
 
 
+def test_a_trial_that_failed_counts_also_without_a_value():
+    history = History.from_records([record(curve=[], failed=True), record(failed=True), record()])
+    assert [trial.failed for trial in history.tasks[0].trials] == [True, True, False]
+    assert history.tasks[0].trials[0].best("max") == -math.inf
+    assert not history.skipped
+
+
 def test_values_that_are_not_finite_are_left_out_and_told():
-    history = History.from_records([record(curve=[[1, math.nan], [2, 0.3]]), record(curve=[[1, math.inf]])])
+    history = History.from_records(
+        [record(curve=[[1, math.nan], [2, 0.3]]), record(curve=[[1, math.inf], [2, 10**400]])]
+    )
 
     assert [trial.curve for trial in history.tasks[0].trials] == [((2, 0.3),)]
     assert history.skipped == {"without a finite value": 1}
@@ -58,7 +67,9 @@ def test_values_that_are_not_finite_are_left_out_and_told():
         ({"curve": [[1, "good"]]}, "history[1].curve[0]", "must have a number as its value, got 'good'"),
         ({"curve": [[1, 0.1], [1, 0.2]]}, "history[1].curve[1]", "must not repeat epoch 1"),
         ({"features": {"rows": "many"}}, "history[1].features.rows", "must be a finite number, got 'many'"),
+        ({"curve": [[10**400, 1]]}, "history[1].curve[0]", "must be a whole number of 1 or more"),
         ({"run_id": 7}, "history[1].run_id", "must be text, got 7"),
+        ({"failed": "no"}, "history[1].failed", "must be true or false, got 'no'"),
     ],
 )
 def test_a_malformed_record_is_named(changes, field, problem):

@@ -6,6 +6,7 @@ import pytest
 from mlflow_hpo import History, SearchSpace
 from mlflow_hpo.metalearning.features import task_features
 from mlflow_hpo.metalearning.portfolio import choose_portfolio
+from mlflow_hpo.metalearning.task_model import TaskModel, _chosen
 
 SPACE = SearchSpace(
     {
@@ -100,6 +101,52 @@ def test_few_or_constant_values_and_an_empty_history_are_survived():
     assert portfolio([outside]).entries == ()
 
 
+def test_configurations_that_came_to_nothing_are_kept_away_from():
+    """What is best after one epoch crashes in the second one."""
+    rng = np.random.default_rng(0)
+    records = []
+    for _ in range(30):
+        config = SPACE.sample(rng)
+        crashed = config["x"] > 0.7
+        curve = [[epoch, 1 - config["x"] + 0.3 / epoch] for epoch in (EPOCHS[:1] if crashed else EPOCHS)]
+        records.append({"task": "only", "config": config, "curve": curve, "failed": crashed})
+    entries = portfolio(records, 10).entries
+    assert len(entries) == 10
+    assert max(entry.config["x"] for entry in entries) <= 0.7
+    assert entries[0].config["x"] > 0.4
+    assert portfolio([record | {"failed": True} for record in records]).entries == ()
+
+
+def test_what_several_studies_tried_is_tried_once_and_given_points_not_at_all():
+    records = tried("one", 0.3) + tried("one", 0.3) + tried("other", 0.3)
+    history = History.from_records(records, mode="min")
+    first, *others = choose_portfolio(history, SPACE, 8).entries
+    configs = [first.config, *(entry.config for entry in others)]
+    assert len(configs) == 8
+    assert all(config not in configs[:at] for at, config in enumerate(configs))
+    without = choose_portfolio(history, SPACE, 8, taken=[first.config]).entries
+    assert first.config not in [entry.config for entry in without]
+
+
+def test_expected_is_the_share_of_trials_that_end_better():
+    records = tried("only", 0.0, count=60)
+    entries = choose_portfolio(History.from_records(records, mode="min"), SPACE, 10).entries
+    assert [entry.expected for entry in entries] == pytest.approx([at / 60 for at in range(10)], abs=0.05)
+    models = [TaskModel(task, SPACE, "min") for task in History.from_records(records, mode="min").tasks]
+    middling = models[0].expected(np.array([[0.5, 0.25]]))[0]
+    assert models[0].share_better(middling) == pytest.approx(0.5, abs=0.2)
+
+
+def test_a_model_of_many_trials_sees_the_best_and_others_from_all_over():
+    order = list(range(1000))
+    chosen = _chosen(order, [1] * 1000)
+    assert chosen[:125] == order[:125]
+    assert 240 <= len(chosen) <= 250
+    assert max(np.diff(chosen[125:])) < 10
+    assert chosen[-1] == 999
+    assert _chosen([2, 0, 1], [4, 4, 4]) == [2, 0, 1]
+
+
 def test_the_same_history_gives_the_same_portfolio():
     records = tried("left", 0.1) + tried("right", 0.9)
     assert portfolio(records) == portfolio(records)
@@ -115,3 +162,4 @@ def test_features_of_facts():
     }
     assert task_features(facts) == {"rows": 2.0, "classes": 1.0, "classification": 0.0}
     assert task_features({"data.rows": "-1", "data.columns": "nan"}) == {}
+    assert task_features({"data.rows": 10**400, "data.task": []}) == {}

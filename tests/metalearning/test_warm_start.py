@@ -1,6 +1,8 @@
 """Studies that begin with what earlier ones found, through MLflow."""
 
+import functools
 import json
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -8,10 +10,11 @@ import trainings
 import yaml
 from click.testing import CliRunner
 
-from mlflow_hpo import ConfigError, History, SearchSpace, Study
+from mlflow_hpo import ConfigError, History, SearchSpace, Study, StudyError
 from mlflow_hpo.cli import bundled_study, main
 from mlflow_hpo.config import StudyConfig
-from mlflow_hpo.tracking.history import HISTORY, written_history
+from mlflow_hpo.tracking.history import HISTORY, WRITTEN, written_history
+from mlflow_hpo.tracking.tracker import Tracker
 
 SPACE = SearchSpace(trainings.SPACE)
 
@@ -45,7 +48,7 @@ def test_a_study_leaves_every_trial_and_curve(store):
     [task] = mined().tasks
     runs = children(store, study)
 
-    assert task.name == "trainings.quick"
+    assert task.name == "trainings.quick in test"
     assert len(task.trials) == 12
     for number, trial in enumerate(task.trials):
         assert trial.run_id == runs[number].info.run_id
@@ -68,9 +71,11 @@ def test_a_warm_start_begins_with_the_best_of_before_and_says_so(store):
     record = artifact(second, "warm_start.json")
     sources = [entry["run_id"] for entry in record["configurations"]]
     for number in warm:
-        assert runs[number].data.tags["hpo.warm_start"] == f"trainings.quick {sources[number]}"
+        assert runs[number].data.tags["hpo.warm_start"] == f"trainings.quick in test {sources[number]}"
     assert set(sources) <= {run.info.run_id for run in children(store, first).values()}
-    assert record["tasks"] == [{"task": "trainings.quick", "weight": 1.0, "features": {}, "trials": 40}]
+    assert record["tasks"] == [
+        {"task": "trainings.quick in test", "weight": 1.0, "features": {}, "trials": 40}
+    ]
     assert (
         "chosen from 40 trials on 1 task in test"
         in store.get_run(second.run_id).data.params["hpo.warm_start"]
@@ -99,29 +104,95 @@ def test_given_points_come_before_it(store):
     assert "hpo.warm_start" in runs[1].data.tags
 
 
-def test_without_a_history_the_search_starts_cold_and_says_so(store):
+def test_without_a_history_the_search_starts_cold_and_says_so(store, caplog):
+    caplog.set_level("INFO")
+    study = search(warm_start="auto")
+
+    told = "no history of this metric and space in all experiments, the search starts cold"
+    assert f"warm start: {told}" in caplog.text
+    assert store.get_run(study.run_id).data.params["hpo.warm_start"] == told
+    assert artifact(study, "warm_start.json")["configurations"] == []
+    assert not any("hpo.warm_start" in run.data.tags for run in children(store, study).values())
+    cold = search()
+    assert [each.config for each in cold.optimizer.trials.values()] == [
+        each.config for each in study.optimizer.trials.values()
+    ]
+
+
+def test_what_does_not_fit_is_told(store):
+    search()
     other = SearchSpace({"z": {"type": "float", "low": 0, "high": 1}})
-    cold = search(seed=2)
-    alone = search(seed=2, warm_start="auto", trials=12)  # of one study there is a history
-    assert "hpo.warm_start" in children(store, alone)[0].data.tags
 
-    assert not mined(metric="accuracy", mode="max")
-    assert not mined(space=other)
-    history = mined(metric="accuracy", mode="max")
-    assert history.skipped == {"studies of another metric": 2}
-    assert cold.best
+    assert mined(metric="accuracy", mode="max").skipped == {"studies of another metric": 1}
+    assert mined(mode="max").skipped == {"studies of another metric": 1}
+    assert mined(space=other).skipped == {"with a parameter that the space does not have": 12}
 
 
-def test_studies_that_failed_or_whose_record_is_damaged_are_told(store):
-    damaged = search()
-    ended = search(seed=2)
+def test_given_points_are_not_tried_twice_and_leave_room(store):
+    first = search(trials=20)
+    points = [record.config for record in first.optimizer.trials.values()]
+
+    study = search(seed=2, trials=12, points=points[:11], warm_start="auto")
+    full = search(seed=2, trials=12, points=points[:12], warm_start="auto")
+
+    assert study.optimizer.trials[11].config not in points[:11]
+    assert "hpo.warm_start" in children(store, study)[11].data.tags
+    said = store.get_run(full.run_id).data.params["hpo.warm_start"]
+    assert said.startswith("nothing in all experiments that is not among the points already")
+
+
+def test_a_study_that_failed_leaves_what_it_knew(store):
+    with pytest.raises(StudyError, match="max_failures"):
+        search(trainings.raises, max_failures=2)
+
+    [task] = mined().tasks
+    assert all(trial.failed for trial in task.trials)
+    warm = search(seed=3, warm_start="auto")
+    assert not any("hpo.warm_start" in run.data.tags for run in children(store, warm).values())
+
+
+def test_damaged_and_missing_records_are_told(store):
+    damaged, short, deep, missing, old = (search(seed=seed) for seed in range(5))
     store.log_text(damaged.run_id, "{not json", HISTORY)
-    store.set_terminated(ended.run_id, "FAILED")
+    store.log_text(short.run_id, json.dumps({"schema": 1, "trials": []}), HISTORY)
+    store.log_text(deep.run_id, "[" * 200_000, HISTORY)
+    location = store.get_run(missing.run_id).info.artifact_uri
+    (Path(location.removeprefix("file://")) / HISTORY).unlink()
+    store.delete_tag(old.run_id, WRITTEN)
 
     history = mined()
 
     assert not history
-    assert history.skipped == {"studies that run or failed": 1, "studies without a readable history": 1}
+    assert history.skipped == {
+        "studies whose history is damaged": 3,
+        "studies whose history cannot be read": 1,
+        "studies without a history": 1,
+    }
+
+
+def test_a_store_that_is_away_is_an_error_after_some_studies(store):
+    for seed in range(4):
+        study = search(seed=seed)
+        location = store.get_run(study.run_id).info.artifact_uri
+        (Path(location.removeprefix("file://")) / HISTORY).unlink()
+    with pytest.raises(StudyError, match=r"artifact store: cannot read history\.json"):
+        mined()
+
+
+def test_a_study_does_not_fail_for_its_history(store, monkeypatch, caplog):
+    log_text = Tracker.log_text
+
+    def full_disk(self, path, text):
+        if path == HISTORY:
+            raise OSError("no space left on device")
+        log_text(self, path, text)
+
+    monkeypatch.setattr(Tracker, "log_text", full_disk)
+    study = search()
+    parent = store.get_run(study.run_id)
+    assert parent.info.status == "FINISHED"
+    assert WRITTEN not in parent.data.tags
+    assert "no history left for later studies: no space left on device" in caplog.text
 
 
 def test_hostile_trials_are_left_out(store):
@@ -132,15 +203,17 @@ def test_hostile_trials_are_left_out(store):
     trials[2]["curve"] = "many"
     del trials[3]["run_id"]
     trials[4] = None
+    trials[5]["params"]["x"] = "1" * 400
+    trials[6]["curve"] = [[10**400, 0.5]]
     store.log_text(study.run_id, json.dumps({"schema": 1, "trials": trials}), HISTORY)
 
     history = mined()
 
-    assert history.trials == 12 - 5
+    assert history.trials == 12 - 7
     assert history.skipped == {
-        "with a value outside of the space": 1,
+        "with a value outside of the space": 2,
         "with a parameter that the space does not have": 1,
-        "trials that cannot be read": 3,
+        "trials that cannot be read": 4,
     }
 
 
@@ -150,15 +223,25 @@ def test_an_experiment_that_is_not_there_is_an_error_before_anything_starts(stor
     assert store.get_experiment_by_name("test") is None
 
 
-def test_infeasible_values_teach_nothing(store):
+def test_infeasible_trials_failed(store):
     study = search(constraints=["seed <= 2147483648"])  # about half of the trials
-    infeasible = sum(not record.feasible for record in study.optimizer.trials.values())
+    infeasible = [not record.feasible for record in study.optimizer.trials.values()]
 
-    history = mined()
+    [task] = mined().tasks
 
-    assert 0 < infeasible < 12
-    assert history.trials == 12 - infeasible
-    assert history.skipped == {"without a finite value": infeasible}
+    assert 0 < sum(infeasible) < 12
+    assert [trial.failed for trial in task.trials] == infeasible
+    assert [not trial.curve for trial in task.trials] == infeasible
+
+
+def test_a_training_that_is_known_by_its_name_only_is_another_task_in_another_experiment(store):
+    search(experiment="flats")
+    search(experiment="offices")
+    assert sorted(task.name for task in mined(["flats", "offices"]).tasks) == [
+        "trainings.quick in flats", "trainings.quick in offices",
+    ]  # fmt: skip
+    partial = search(functools.partial(trainings.quick), experiment="partial")
+    assert store.get_run(partial.run_id).data.tags["hpo.task"] == "trainings.quick"
 
 
 def test_values_that_are_not_finite_are_not_written():
