@@ -189,6 +189,7 @@ class StudyOnAStore:
             "trials.csv",
             "trials.json",
             "best_config.yaml",
+            "history.json",
         } <= set(study.runs["artifacts"])
         assert study.runs["artifact_uri"].startswith(self.artifact_root)
         assert all(key.startswith("team/mlflow/") for key in study.objects)
