@@ -8,6 +8,7 @@ import numbers
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -18,7 +19,13 @@ from mlflow_hpo.registry import check_options
 from mlflow_hpo.schedulers import SCHEDULERS, Decision, Scheduler
 from mlflow_hpo.schedulers.early_stopping import EarlyStopping
 from mlflow_hpo.searchers import SEARCHERS, Searcher
+from mlflow_hpo.searchers.prior import Experience
 from mlflow_hpo.space import Config, SearchSpace
+
+MOST_TAUGHT = 10
+"""A searcher without a model of the losses begins with so many configurations of earlier tasks, ..."""
+SHARE_TAUGHT = 4
+"""... but at most with one in so many trials."""
 
 
 class TrialState(enum.Enum):
@@ -100,6 +107,10 @@ class Optimizer:
         seed: 0 or more.
         points: configurations to try first.
         early_stopping: the options of `EarlyStopping`: trials stop by their own curves, too.
+        history: what is known of earlier tasks, such as a `History`. The searcher `freeze_thaw` begins with
+            what it leads to expect; others with at most 10 configurations, and at most one in four of the
+            `trials`, that were good there. `points` come first.
+        task: what is known of the new task: its ``name``, and its ``features``, numbers by name.
         goal: the search is over once a finite feasible value is at least as good: nothing more is handed out,
             every report of a running trial is answered by `Decision.STOP`, and paused trials are eliminated.
 
@@ -134,6 +145,8 @@ class Optimizer:
         points: Sequence[Mapping[str, Any]] | None = None,
         early_stopping: Mapping[str, Any] | None = None,
         goal: float | None = None,
+        history: Experience | None = None,
+        task: Mapping[str, Any] | None = None,
     ) -> None:
         if not isinstance(space, SearchSpace):
             raise ConfigError("space", f"must be a SearchSpace, got {shown(space)}")
@@ -176,6 +189,8 @@ class Optimizer:
             raise ConfigError("searcher", "must be made for the same space")
         self._scheduler.consult(self._searcher)
         self._points = _valid_points(space, points)
+        if history is not None:
+            self._points += self._taught(history, task or {})
         self._given = len(self._points)
         self._sign = -1.0 if self.mode == "max" else 1.0
         self._goal_loss = -math.inf if goal is None else self._sign * finite_number("goal", goal)
@@ -293,6 +308,15 @@ class Optimizer:
         if not self.goal_reached:
             self._scheduler.fail(trial_id)
             self._show_eliminations()
+
+    def _taught(self, history: Experience, task: Mapping[str, Any]) -> list[Config]:
+        """Let the searcher learn from earlier tasks, and return what is to be tried first."""
+        prior = history.prior(self.space, self._scheduler.levels, self.mode, task)
+        if prior is None:
+            return []
+        size = MOST_TAUGHT if self._bound is None else min(MOST_TAUGHT, max(1, self._bound // SHARE_TAUGHT))
+        wanted = (config for config in self._searcher.expect(prior) if config not in self._points)
+        return list(islice(wanted, size))
 
     @property
     def finished(self) -> bool:

@@ -35,6 +35,7 @@ from mlflow_hpo.launchers.base import (
     Warned,
 )
 from mlflow_hpo.ledger import TrialEntry
+from mlflow_hpo.metalearning.portfolio import config_key
 from mlflow_hpo.metalearning.warm_start import WarmStart
 from mlflow_hpo.optimizer import BestTrial, Optimizer
 from mlflow_hpo.schedulers.base import Decision
@@ -122,7 +123,7 @@ class Study:
         self._train = train
         self._facts = _describe(train, config)
         self._warm_start = _warm_start(config, self._facts)
-        self._origins: dict[int, str] = {}  # where the configurations of a warm start come from, by trial
+        self._origins: dict[Any, str] = {}  # task and run of what was good before, by configuration
         if self._warm_start is not None:
             self._begin_with(self._warm_start)
         self._listener = listener
@@ -191,13 +192,10 @@ class Study:
         return self.best
 
     def _begin_with(self, warm_start: WarmStart) -> None:
-        """Try what was chosen from the history after the given points, and record it as points."""
-        given = self.config.points
-        for trial_id, entry in enumerate(warm_start.entries, len(given)):
-            self._origins[trial_id] = f"{entry.task} {entry.run_id}".strip()
-        points = (*given, *(entry.config for entry in warm_start.entries))
-        self.config = self.config.model_copy(update={"points": points, "warm_start": ()})
-        self.optimizer = _optimizer(self.config)
+        """Let the optimizer know the history, and record which studies it comes from."""
+        self._origins = warm_start.origins()
+        self.config = self.config.model_copy(update={"warm_start": warm_start.studies})
+        self.optimizer = _optimizer(self.config, warm_start)
 
     # --- the loop
 
@@ -218,8 +216,8 @@ class Study:
         while (slot := self._launcher.free_slot) is not None and (job := self.optimizer.ask()) is not None:
             seed = trial_seed(self.config.seed, job.trial_id)
             entry = self._books.entry_for(job, slot, seed)
-            if job.trial_id in self._origins:
-                self._tracker.tags(entry.run_id, {"hpo.warm_start": self._origins.pop(job.trial_id)})
+            if job.start == 0 and (origin := self._origins.pop(config_key(job.config), None)):
+                self._tracker.tags(entry.run_id, {"hpo.warm_start": origin})
             self._launcher.submit(
                 slot,
                 TrialJob(job.trial_id, job.config, job.start, job.stop, seed, entry.location, entry.samples),
@@ -498,7 +496,7 @@ def _describe(train: Trainable, config: StudyConfig) -> dict[str, str]:
     return dict(train.describe())
 
 
-def _optimizer(config: StudyConfig) -> Optimizer:
+def _optimizer(config: StudyConfig, warm_start: WarmStart | None = None) -> Optimizer:
     return Optimizer(
         config.space,
         mode=config.metric.mode,
@@ -511,11 +509,13 @@ def _optimizer(config: StudyConfig) -> Optimizer:
         points=list(config.points),
         early_stopping=config.early_stopping,
         goal=config.goal,
+        history=None if warm_start is None else warm_start.history,
+        task=None if warm_start is None else {"features": warm_start.features},
     )
 
 
 def _warm_start(config: StudyConfig, facts: Mapping[str, str]) -> WarmStart | None:
-    """Ask the history for configurations to begin with, where the user wants that."""
+    """Ask MLflow for the history, where the user wants that."""
     if not config.warm_start:
         return None
     return WarmStart.mined(
@@ -524,8 +524,6 @@ def _warm_start(config: StudyConfig, facts: Mapping[str, str]) -> WarmStart | No
         mode=config.metric.mode,
         space=config.space,
         facts=facts,
-        trials=config.trials,
-        points=config.points,
     )
 
 

@@ -6,11 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow_hpo.checks import finite_number, is_finite, one_of, shown, whole_number
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.space import Config, SearchSpace
+
+if TYPE_CHECKING:
+    from mlflow_hpo.metalearning.task_model import TaskModel
+    from mlflow_hpo.searchers.prior import Prior
 
 Curve = tuple[tuple[int, float], ...]
 
@@ -53,6 +57,7 @@ class History:
         tasks: the tasks, each with at least one trial.
         mode: "max" or "min", the better side of the values.
         skipped: how many trials or studies were left out, by reason.
+        studies: run ids of the studies it comes from, if it was mined.
 
     >>> History.from_records([
     ...     {"task": "digits", "features": {"rows": 1797}, "config": {"x": 0.5}, "curve": [[1, 0.8]]},
@@ -62,11 +67,19 @@ class History:
     """
 
     def __init__(
-        self, tasks: Iterable[PastTask], *, mode: str = "max", skipped: Mapping[str, int] | None = None
+        self,
+        tasks: Iterable[PastTask],
+        *,
+        mode: str = "max",
+        skipped: Mapping[str, int] | None = None,
+        studies: Iterable[str] = (),
     ) -> None:
         self.tasks = tuple(tasks)
         self.mode = one_of("mode", mode, ("max", "min"))
         self.skipped = dict(skipped or {})
+        self.studies = tuple(studies)
+        self._checked: SearchSpace | None = None  # a space that contains all configurations
+        self._models: dict[tuple[str, SearchSpace], TaskModel] = {}  # of a task, in a space
 
     @classmethod
     def from_records(cls, records: Sequence[Mapping[str, Any]], *, mode: str = "max") -> History:
@@ -83,26 +96,65 @@ class History:
             ConfigError: a record is malformed; the field is ``history[3].curve`` or the like. Values that are
                 not finite are no error: they are left out.
         """
-        features: dict[str, dict[str, float]] = {}
-        trials: dict[str, list[PastTrial]] = {}
-        skipped: Counter[str] = Counter()
+        read = []
         for index, record in enumerate(records):
             try:
-                name, described, trial = _read(record)
+                read.append(_read(record))
             except ConfigError as error:
                 raise error.under(f"history[{index}]") from None
+        return cls._of(read, mode=mode)
+
+    @classmethod
+    def mined(
+        cls,
+        records: Iterable[Any],
+        *,
+        mode: str,
+        skipped: Mapping[str, int],
+        studies: Iterable[str],
+    ) -> History:
+        """Return a history of records of which some may be malformed: these are left out.
+
+        Args:
+            records, mode: as in `from_records`.
+            skipped: what was left out before.
+            studies: run ids of the studies that the records come from.
+        """
+        read = []
+        unreadable = 0
+        for record in records:
+            try:
+                read.append(_read(record))
+            except (ConfigError, OverflowError):
+                unreadable += 1
+        counted = Counter(skipped) + Counter({"trials that cannot be read": unreadable})
+        return cls._of(read, mode=mode, skipped=counted, studies=studies)
+
+    @classmethod
+    def _of(
+        cls,
+        read: Iterable[tuple[str, dict[str, float], PastTrial]],
+        *,
+        mode: str,
+        skipped: Mapping[str, int] | None = None,
+        studies: Iterable[str] = (),
+    ) -> History:
+        features: dict[str, dict[str, float]] = {}
+        trials: dict[str, list[PastTrial]] = {}
+        left_out = Counter(skipped or {})
+        for name, described, trial in read:
             features[name] = features.get(name) or described
             if trial.curve or trial.failed:
                 trials.setdefault(name, []).append(trial)
             else:
-                skipped["without a finite value"] += 1
+                left_out["without a finite value"] += 1
         tasks = (PastTask(name, features[name], tuple(tried)) for name, tried in trials.items())
-        return cls(tasks, mode=mode, skipped=skipped)
+        return cls(tasks, mode=mode, skipped=left_out, studies=studies)
 
     @classmethod
     def from_mlflow(
         cls,
-        experiments: Sequence[str] | None = None,
+        sources: Sequence[str] | None = None,
         *,
         metric: str,
         mode: str,
@@ -113,20 +165,65 @@ class History:
         Only the parent runs are listed; what became of the trials is read from one artifact of each.
 
         Args:
-            experiments: names of the experiments to look at; None for all.
+            sources: names of the experiments to look at, and ``runs:/<run id>`` for single studies; None for
+                all experiments.
             metric, mode: what is optimised; studies of another metric or mode are left out.
             space: trials whose configuration it does not contain are left out.
 
         Raises:
-            ConfigError: there is no such experiment.
+            ConfigError: there is no such experiment or study.
             StudyError: the store cannot be used.
         """
         from mlflow_hpo.metalearning.mining import mine  # imports MLflow
 
-        return mine(experiments, metric=metric, mode=mode, space=space)
+        return mine(sources, metric=metric, mode=mode, space=space)
+
+    def without(self, *names: str) -> History:
+        """Return the history without some tasks."""
+        tasks = [task for task in self.tasks if task.name not in names]
+        return self._like(tasks, self.skipped, self._checked)
+
+    def model(self, task: PastTask, space: SearchSpace) -> TaskModel:
+        """Return the model of one of the tasks of ``within(space)``; it is made once."""
+        from mlflow_hpo.metalearning.task_model import TaskModel
+
+        if (task.name, space) not in self._models:
+            self._models[task.name, space] = TaskModel(task, space, self.mode)
+        return self._models[task.name, space]
+
+    def prior(
+        self, space: SearchSpace, levels: Sequence[int], mode: str, task: Mapping[str, Any]
+    ) -> Prior | None:
+        """Return what to expect of a new task, None where the history has nothing to tell.
+
+        Args:
+            space: what is searched.
+            levels: the epochs at which trials are compared, ascending.
+            mode: must be that of the history.
+            task: its ``name``, and its ``features``, numbers by name; both may be missing.
+
+        Raises:
+            ConfigError: `mode` or `task` is wrong.
+        """
+        from mlflow_hpo.metalearning.portfolio import Portfolio
+
+        if mode != self.mode:
+            raise ConfigError("history", f"must be of values whose better side is {mode}, got {self.mode}")
+        if not isinstance(task, Mapping):
+            raise ConfigError("task", f"must be a mapping, got {shown(task)}")
+        for key in task:
+            one_of("task", key, ("name", "features"))
+        try:
+            features = _features(task.get("features"))
+        except ConfigError as error:
+            raise error.under("task") from None
+        history = self.within(space)
+        return Portfolio(history, space, features).prior(levels) if history else None
 
     def within(self, space: SearchSpace) -> History:
         """Return the part whose configurations `space` contains; its `skipped` tells of the rest."""
+        if self._checked == space:
+            return self
         skipped = Counter(self.skipped)
         tasks = []
         for task in self.tasks:
@@ -138,7 +235,15 @@ class History:
                     skipped[_why_outside(error, space)] += 1
             if kept:
                 tasks.append(replace(task, trials=tuple(kept)))
-        return History(tasks, mode=self.mode, skipped=skipped)
+        return self._like(tasks, skipped, space)
+
+    def _like(
+        self, tasks: Iterable[PastTask], skipped: Mapping[str, int], checked: SearchSpace | None
+    ) -> History:
+        history = History(tasks, mode=self.mode, skipped=skipped, studies=self.studies)
+        history._checked = checked
+        history._models = self._models
+        return history
 
     @property
     def trials(self) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow.entities import Experiment, Run, ViewType
+from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
@@ -26,14 +27,17 @@ _PATIENCE = 3  # studies in a row whose artifacts cannot be read
 _DAMAGED = (KeyError, TypeError, ValueError, OverflowError, RecursionError)  # what a damaged record brings
 
 
-def mine(experiments: Sequence[str] | None, *, metric: str, mode: str, space: SearchSpace) -> History:
+RUNS = "runs:/"  # begins the name of a single study
+
+
+def mine(sources: Sequence[str] | None, *, metric: str, mode: str, space: SearchSpace) -> History:
     """Return what `History.from_mlflow` promises."""
     client = connect()
     skipped: Counter[str] = Counter()
     records: list[dict[str, Any]] = []
-    chosen = _chosen(client, experiments)
+    used: list[str] = []
     unreadable = 0  # studies, one after the other
-    for parent in _studies(client, list(chosen)):
+    for parent, experiment in _studies(client, sources):
         tags = parent.data.tags
         if (tags.get("hpo.metric"), tags.get("hpo.mode")) != (metric, mode):
             skipped["studies of another metric"] += 1
@@ -51,14 +55,46 @@ def mine(experiments: Sequence[str] | None, *, metric: str, mode: str, space: Se
                 skipped["studies whose history is damaged"] += 1
             else:
                 unreadable = 0
-                task = _task(tags, facts, chosen[parent.info.experiment_id])
-                records += _records(trials, task, task_features(facts), space, skipped)
-    mined = History.from_records(records, mode=mode)
-    history = History(mined.tasks, mode=mode, skipped=skipped + Counter(mined.skipped))
-    return history.within(space)
+                used.append(parent.info.run_id)
+                records += _records(trials, _task(tags, facts, experiment), task_features(facts), space)
+    return History.mined(records, mode=mode, skipped=skipped, studies=used).within(space)
 
 
-def _chosen(client: MlflowClient, names: Sequence[str] | None) -> dict[str, str]:
+def _studies(client: MlflowClient, sources: Sequence[str] | None) -> Iterator[tuple[Run, str]]:
+    """Yield the parent runs with the names of their experiments: the single ones, then the latest first."""
+    single = [source for source in sources or () if source.startswith(RUNS)]
+    for source in single:
+        yield _single(client, source)
+    if sources is None or len(single) < len(sources):
+        names = None if sources is None else [name for name in sources if name not in single]
+        experiments = _experiments(client, names)
+        for parent in _parents(client, list(experiments)):
+            yield parent, experiments[parent.info.experiment_id]
+
+
+def _single(client: MlflowClient, source: str) -> tuple[Run, str]:
+    parent = ask(
+        "MLFLOW_TRACKING_URI: cannot read a study", _found, client.get_run, source.removeprefix(RUNS)
+    )
+    if parent is None or parent.data.tags.get("hpo.kind") != "study":
+        raise ConfigError("warm_start", f"there is no study {source!r:.100}")
+    experiment = ask(
+        "MLFLOW_TRACKING_URI: cannot look up an experiment", client.get_experiment, parent.info.experiment_id
+    )
+    return parent, experiment.name
+
+
+def _found(get: Callable[[str], Run], run_id: str) -> Run | None:
+    """Return the run, None where there is none."""
+    try:
+        return get(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _experiments(client: MlflowClient, names: Sequence[str] | None) -> dict[str, str]:
     """Return the names of the experiments by id."""
     if names is not None:
         return {_named(client, name).experiment_id: name for name in names}
@@ -85,7 +121,7 @@ def _named(client: MlflowClient, name: str) -> Experiment:
     return experiment
 
 
-def _studies(client: MlflowClient, experiments: list[str]) -> Iterator[Run]:
+def _parents(client: MlflowClient, experiments: list[str]) -> Iterator[Run]:
     """Yield the parent runs, the latest first."""
     token: str | None = None
     while experiments:
@@ -128,12 +164,12 @@ def _written(parent: Run) -> tuple[Mapping[str, Any], list[Any]]:
 
 
 def _records(
-    trials: list[Any], task: str, features: Mapping[str, float], space: SearchSpace, skipped: Counter[str]
+    trials: list[Any], task: str, features: Mapping[str, float], space: SearchSpace
 ) -> Iterator[dict[str, Any]]:
-    """Yield a record for `History.from_records` of each trial that can be read."""
+    """Yield a record for `History.mined` of each trial; what cannot be read makes one that is malformed."""
     for trial in trials:
         try:
-            record = {
+            yield {
                 "task": task,
                 "features": features,
                 "run_id": str(trial["run_id"]),
@@ -141,11 +177,8 @@ def _records(
                 "curve": trial["curve"],
                 "failed": trial["failed"],
             }
-            History.from_records([record])
-        except (ConfigError, *_DAMAGED):
-            skipped["trials that cannot be read"] += 1
-        else:
-            yield record
+        except _DAMAGED:
+            yield {}
 
 
 def _task(tags: Mapping[str, str], facts: Mapping[str, Any], experiment: str) -> str:

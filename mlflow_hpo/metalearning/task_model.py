@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
 
 from mlflow_hpo.metalearning.history import PastTask, PastTrial
 from mlflow_hpo.searchers.curve_model import CurveModel, Points
 from mlflow_hpo.searchers.encoding import Array, Encoding
+from mlflow_hpo.searchers.scaling import scaled
 from mlflow_hpo.space import SearchSpace
 
 _MOST_POINTS = 250  # of a task that its model sees
@@ -41,39 +41,47 @@ class TaskModel:
             key=lambda index: (task.trials[index].failed, sign * task.trials[index].best(mode)),
         )
         curves = [_sparse(trial, sign, self._last) for trial in task.trials]
-        chosen = _chosen(order, [len(curve) for curve in curves])
-        seen = [(index, epoch, loss) for index in chosen for epoch, loss in curves[index]]
+        known = [(index, epoch, loss) for index in order for epoch, loss in curves[index]]
+        losses = scaled(np.array([loss for _, _, loss in known]))
+        chosen = set(_chosen(order, [len(curve) for curve in curves]))
+        kept = [at for at, (index, _, _) in enumerate(known) if index in chosen]
+        losses = losses[kept]
+        seen = [known[at] for at in kept]
         owners = np.array([index for index, _, _ in seen])
-        losses = _quantiles(np.array([loss for _, _, loss in seen]))
         heights = self._heights([epoch for _, epoch, _ in seen])
         places = Points(self._features(self._points[owners]), heights, owners)
         self._model = CurveModel(places.features.shape[1])
         if len(seen) > 1:
             self._model.fit(places, losses)
         self._model.condition(places, losses)
-        self._ends = self._expected(self._points, np.arange(len(task.trials)))
+        self._ends = self._expected(self._points, np.arange(len(task.trials)), self._last)
 
     def ranked(self) -> list[PastTrial]:
         """Return the trials, first those that are expected to end best."""
         return [self._trials[index] for index in np.argsort(self._ends, kind="stable")]
 
-    def expected(self, points: Array) -> Array:
-        """Return the expected loss (n) of points (n x d) of the unit cube at the last epoch."""
-        return self._expected(points, np.full(len(points), -1))
+    def expected(self, points: Array, epoch: float = math.inf) -> Array:
+        """Return the expected loss (n) of points (n x d) of the unit cube after some epochs."""
+        return self._expected(points, np.full(len(points), -1), min(epoch, self._last))
+
+    @property
+    def scales(self) -> Array:
+        """The length scale of each feature."""
+        return self._model.scales
 
     def share_better(self, loss: float) -> float:
         """Return the share of the task's trials that are expected to end better than a loss."""
         return float(np.mean(self._ends < loss))
 
-    def _expected(self, points: Array, curves: npt.NDArray[np.int64]) -> Array:
-        ends = self._heights([self._last] * len(points))
+    def _expected(self, points: Array, curves: npt.NDArray[np.int64], epoch: float) -> Array:
+        ends = self._heights([epoch] * len(points))
         mean, _ = self._model.predict(Points(self._features(points), ends, curves))
         return mean
 
     def _features(self, points: Array) -> Array:
         return self._encoding.features(*self._encoding.snap(points))
 
-    def _heights(self, epochs: Sequence[int]) -> Array:
+    def _heights(self, epochs: Sequence[float]) -> Array:
         if self._last == 1:
             return np.ones(len(epochs))
         heights: Array = np.log(np.array(epochs, dtype=float)) / math.log(self._last)
@@ -107,10 +115,3 @@ def _sparse(trial: PastTrial, sign: float, last: int) -> list[tuple[int, float]]
         reached = kept[-1][0] if kept else 0
         kept.append((min(reached + 1, last), math.inf))
     return kept
-
-
-def _quantiles(losses: Array) -> Array:
-    from scipy.stats import rankdata  # takes a second to import
-
-    quantiles: Array = ndtri((rankdata(losses) - 0.5) / len(losses))
-    return quantiles

@@ -1,7 +1,8 @@
-"""Warm start: what a new study tries first, and what it says of where that comes from."""
+"""Warm start: the history that a new study begins with, and what it says of it."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,79 +10,87 @@ from typing import Any
 
 from mlflow_hpo.metalearning.features import task_features
 from mlflow_hpo.metalearning.history import History, counted
-from mlflow_hpo.metalearning.portfolio import Entry, Portfolio, choose_portfolio
-from mlflow_hpo.space import Config, SearchSpace
+from mlflow_hpo.metalearning.mining import RUNS
+from mlflow_hpo.metalearning.portfolio import Entry, Portfolio, config_key
+from mlflow_hpo.space import SearchSpace
 
-_MOST_POINTS = 10
-_SHARE = 4  # at most one in so many trials is a warm start
+_SHOWN = 10  # configurations that the record of a warm start holds
 
 
 @dataclass(frozen=True, slots=True)
 class WarmStart:
-    """The configurations that a study begins with, and the history that they come from."""
+    """What a study begins with.
+
+    Attributes:
+        history: what is known of earlier tasks.
+        portfolio: what was good there; None where nothing is known.
+        features: of the new task, by name.
+        sources: where the history was asked for; None for all experiments.
+    """
 
     history: History
-    portfolio: Portfolio
-    experiments: tuple[str, ...] | None
+    portfolio: Portfolio | None
+    features: Mapping[str, float]
+    sources: tuple[str, ...] | None
 
     @classmethod
     def mined(
-        cls,
-        experiments: Sequence[str],
-        *,
-        metric: str,
-        mode: str,
-        space: SearchSpace,
-        facts: Mapping[str, str],
-        trials: int,
-        points: Sequence[Config],
+        cls, sources: Sequence[str], *, metric: str, mode: str, space: SearchSpace, facts: Mapping[str, str]
     ) -> WarmStart:
-        """Mine MLflow and choose.
+        """Mine MLflow.
 
         Args:
-            experiments: their names; only "auto" for all.
-            metric, mode, space, trials, points: of the new study. Of its trials at most 10 and one in four,
-                but one at least, come from the history, and none where `points` are enough for all.
+            sources: experiments and studies, as `History.from_mlflow` takes them; only "auto" for all.
+            metric, mode, space: of the new study.
             facts: what the training says of its data.
 
         Raises:
-            ConfigError: there is no such experiment.
+            ConfigError: there is no such experiment or study.
             StudyError: the store cannot be used.
         """
-        chosen = None if tuple(experiments) == ("auto",) else tuple(experiments)
+        chosen = None if tuple(sources) == ("auto",) else tuple(sources)
         history = History.from_mlflow(chosen, metric=metric, mode=mode, space=space)
-        size = min(_MOST_POINTS, max(1, trials // _SHARE), trials - len(points))
-        portfolio = choose_portfolio(history, space, size, task_features(facts), points)
-        return cls(history, portfolio, chosen)
+        features = task_features(facts)
+        return cls(history, Portfolio(history, space, features) if history else None, features, chosen)
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """The configurations, the first one first."""
-        return self.portfolio.entries
+        """What was good on earlier tasks, the first to be tried first."""
+        return () if self.portfolio is None else self.portfolio.entries
+
+    @property
+    def studies(self) -> tuple[str, ...]:
+        """The studies that the history comes from, as sources; they bring the same warm start again."""
+        return tuple(f"{RUNS}{run_id}" for run_id in self.history.studies)
+
+    def origins(self) -> dict[Any, str]:
+        """Return task and run id of each of the entries, by `config_key`."""
+        return {config_key(entry.config): f"{entry.task} {entry.run_id}".strip() for entry in self.entries}
 
     def __str__(self) -> str:
-        where = "all experiments" if self.experiments is None else ", ".join(self.experiments)
+        where = "all experiments" if self.sources is None else _listed(self.sources)
         left_out = f"; left out: {self.history.left_out}" if self.history.skipped else ""
-        if self.history and not self.entries:
-            return f"nothing in {where} that is not among the points already{left_out}"
-        if not self.entries:
+        if not self.history:
             return f"no history of this metric and space in {where}, the search starts cold{left_out}"
         return (
-            f"{counted(len(self.entries), 'configuration')}, chosen from "
             f"{counted(self.history.trials, 'trial')} on {counted(len(self.history.tasks), 'task')} "
-            f"in {where}{left_out}"
+            f"in {where} say what to try{left_out}"
         )
 
     def to_json(self) -> str:
-        """Return it as the artifact of a study: what was chosen, why, and from what."""
+        """Return it as the artifact of a study: what was known, and what is to be tried first, and why."""
+        weights = {} if self.portfolio is None else self.portfolio.weights
         return json.dumps(
             {
-                "experiments": "auto" if self.experiments is None else list(self.experiments),
-                "configurations": [_plain(entry) for entry in self.entries],
+                "sources": "auto" if self.sources is None else list(self.sources),
+                "studies": list(self.history.studies),
+                "sha256": self._digest(),
+                "features": dict(self.features),
+                "configurations": [_plain(entry) for entry in self.entries[:_SHOWN]],
                 "tasks": [
                     {
                         "task": task.name,
-                        "weight": round((self.portfolio.weights or {}).get(task.name, 0.0), 4),
+                        "weight": round(weights.get(task.name, 0.0), 4),
                         "features": dict(task.features),
                         "trials": len(task.trials),
                     }
@@ -91,6 +100,22 @@ class WarmStart:
             },
             indent=2,
         )
+
+    def _digest(self) -> str:
+        """Return what two histories have in common only if they are the same."""
+        plain = [
+            [task.name, [[trial.run_id, config_key(trial.config), trial.curve] for trial in task.trials]]
+            for task in self.history.tasks
+        ]
+        return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
+
+
+def _listed(sources: Sequence[str]) -> str:
+    """Return the sources in words; many studies are counted only."""
+    studies = [source for source in sources if source.startswith(RUNS)]
+    experiments = [source for source in sources if not source.startswith(RUNS)]
+    named = [counted(len(studies), "study").replace("studys", "studies")] if studies else []
+    return ", ".join([*experiments, *named])
 
 
 def _plain(entry: Entry) -> dict[str, Any]:

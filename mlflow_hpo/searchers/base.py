@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
+from mlflow_hpo.searchers.prior import Prior
 from mlflow_hpo.space import Config, SearchSpace
 
 
@@ -38,6 +40,14 @@ class Searcher(ABC):
 
         Must not be called when `exhausted`.
         """
+
+    def expect(self, prior: Prior) -> Sequence[Config]:
+        """Take what earlier tasks lead to expect, once, before anything else.
+
+        Returns:
+            The configurations that should be tried first, the first one first.
+        """
+        return prior.configs
 
     def adopt(self, trial_id: int, config: Config) -> None:  # noqa: B027 - need not learn
         """Take note of a pending trial that somebody else proposed (`points`); `config` is valid."""

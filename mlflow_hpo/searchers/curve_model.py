@@ -26,7 +26,13 @@ _VARIANCES = (  # of the parts of the kernel, in the order of the class docstrin
     (math.log(0.3), 1.0),
     (math.log(0.02), 1.0),
 )
+_PARTS = len(_VARIANCES)
 _NOISE = (math.log(1e-3), 1.0)
+_TAUGHT = (  # of the parts that earlier tasks bring
+    (math.log(0.1), 1.0),
+    (math.log(0.3), 1.0),
+    (math.log(0.1), 1.0),
+)
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,13 @@ class Points:
         features: of the configurations, n x f, in [0, 1].
         heights: how far along the curve, n; 0 is the first level and 1 a full training.
         curves: which curve each place is on, n numbers; two places with the same number are on the same one.
+        trends: the losses that each of some earlier tasks leads to expect there, n x t; None without any.
     """
 
     features: Array
     heights: Array
     curves: npt.NDArray[np.int64]
+    trends: Array | None = None
 
     def __len__(self) -> int:
         return len(self.heights)
@@ -51,6 +59,9 @@ class Points:
             np.concatenate([self.features, other.features]),
             np.concatenate([self.heights, other.heights]),
             np.concatenate([self.curves, other.curves]),
+            None
+            if self.trends is None or other.trends is None
+            else np.concatenate([self.trends, other.trends]),
         )
 
 
@@ -65,8 +76,16 @@ class CurveModel:
     - ``kt``: the curve that all configurations have in common;
     - ``kt`` for places on the same curve: what the configuration does not explain, such as the seed.
 
+    Where earlier tasks lead to expect losses (`Points.trends`), the model begins with their weighted mean,
+    and may depart from it in three more ways: by a factor, by other weights of the tasks, and by a constant.
+    So which tasks are similar is learnt from the losses themselves.
+
     Each feature `x` first becomes ``1 - (1 - x**a)**b``, with its own `a` and `b`, as losses often change
     most near a bound. All these hyperparameters maximise the marginal likelihood times log-normal priors.
+
+    Args:
+        features: how many features there are, f.
+        weights: how much each of the earlier tasks counts at first, t, the sum being 1; None without any.
 
     Source: Swersky et al., Freeze-Thaw Bayesian Optimization, 2014, for the idea; Snoek et al., Input Warping
     for Bayesian Optimization of Non-Stationary Functions, ICML 2014, for the warp; Rasmussen and Williams,
@@ -80,12 +99,14 @@ class CurveModel:
     True
     """
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, weights: Array | None = None) -> None:
         warps, scales = [_WARP] * (2 * features), [_FEATURE_SCALE] * features
-        priors = np.array([*warps, *scales, _HEIGHT_SCALE, *_VARIANCES, _NOISE])
+        variances = _VARIANCES if weights is None else (*_VARIANCES, *_TAUGHT)
+        self._weights_of_tasks = np.empty(0) if weights is None else weights
+        priors = np.array([*warps, *scales, _HEIGHT_SCALE, *variances, _NOISE])
         self._prior_mean, self._prior_deviation = priors.T
+        self._split = np.cumsum([2 * features, features, 1, len(variances)])
         self._theta = self._prior_mean  # the logarithms of the hyperparameters, in the order of the priors
-        self.features = features
 
     def fit(self, points: Points, losses: Array) -> None:
         """Adapt the hyperparameters to the losses (n) at `points`, starting at those of the last fit."""
@@ -116,15 +137,38 @@ class CurveModel:
             except LinAlgError:
                 jitter *= 10
         self._points = points
-        self._weights = cho_solve((self._factor, True), losses, check_finite=False)
+        self._weights = cho_solve((self._factor, True), losses - self._expected(points), check_finite=False)
 
     def predict(self, points: Points) -> tuple[Array, Array]:
         """Return the mean (n) and standard deviation (n) of the losses at `points`, noise left out."""
         cross = self._covariance(points, self._points)
         explained = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
         _, _, _, variances, _ = self._parameters(self._theta)
-        variance = variances.sum() - np.square(explained).sum(axis=0)
-        return cross @ self._weights, np.sqrt(np.maximum(variance, 1e-10))
+        variance = variances[:_PARTS].sum() - np.square(explained).sum(axis=0)
+        for taught, root in zip(variances[_PARTS:], self._taught(points), strict=True):
+            variance = variance + taught * np.square(root).sum(axis=1)
+        return self._expected(points) + cross @ self._weights, np.sqrt(np.maximum(variance, 1e-10))
+
+    def _expected(self, points: Points) -> Array:
+        """Return the losses (n) that earlier tasks lead to expect, 0 without any."""
+        if points.trends is None:
+            return np.zeros(len(points))
+        expected: Array = points.trends @ self._weights_of_tasks
+        return expected
+
+    def _taught(self, points: Points) -> list[Array]:
+        """Return (n x any number) what makes each part of the covariance that earlier tasks bring."""
+        if points.trends is None:
+            return []
+        mean = self._expected(points)[:, None]
+        apart = (points.trends - mean) * np.sqrt(self._weights_of_tasks)
+        return [mean, apart, np.ones((len(points), 1))]
+
+    @property
+    def scales(self) -> Array:
+        """The length scale of each feature (f)."""
+        _, scales, *_ = self._parameters(self._theta)
+        return scales
 
     def unwarped(self, warped: Array) -> Array:
         """Return the features (n x f) that the warp makes `warped`, in [0, 1].
@@ -136,40 +180,44 @@ class CurveModel:
         return features
 
     def _covariance(self, a: Points, b: Points) -> Array:
-        warps, scales, height, (value, departure, common, own), _ = self._parameters(self._theta)
-        at_configuration = _matern(
-            _distances(_warped(a.features, warps) / scales, _warped(b.features, warps) / scales)
+        warps, scales, height, variances, _ = self._parameters(self._theta)
+        value, departure, common, own = variances[:_PARTS]
+        at_configuration = matern(
+            squared_distances(_warped(a.features, warps) / scales, _warped(b.features, warps) / scales)
         )
         at_height = _height_kernel(a.heights, b.heights, height)
         same = np.equal.outer(a.curves, b.curves)
         covariance: Array = at_configuration * (value + departure * at_height)
         covariance += at_height * (common + own * same)
+        for variance, left, right in zip(variances[_PARTS:], self._taught(a), self._taught(b), strict=True):
+            covariance += variance * (left @ right.T)
         return covariance
 
     def _parameters(self, theta: Array) -> tuple[Array, Array, float, Array, float]:
-        """Return warps (2 x f), length scales (f) and that of the heights, the variances (4), the noise."""
-        warps, scales, height, variances, noise = np.split(
-            np.exp(theta), np.cumsum([2 * self.features, self.features, 1, 4])
-        )
+        """Return warps (2 x f), length scales (f), that of the heights, variances (4 or 7), the noise."""
+        warps, scales, height, variances, noise = np.split(np.exp(theta), self._split)
         return warps.reshape(2, -1), scales, float(height[0]), variances, float(noise[0])
 
     def _objective(self, theta: Array, points: Points, losses: Array) -> tuple[float, Array]:
         """Return the negative logarithm of likelihood times prior, up to a constant, and its gradient."""
         warps, scales, height_scale, variances, noise = self._parameters(theta)
-        value, departure, common, own = variances
+        value, departure, common, own = variances[:_PARTS]
         scaled = _warped(points.features, warps) / scales
-        squares = _distances(scaled, scaled)
-        kx, slope_x = _matern(squares), _matern_slope(squares)
+        squares = squared_distances(scaled, scaled)
+        kx, slope_x = matern(squares), _matern_slope(squares)
         height = np.square(np.subtract.outer(points.heights, points.heights) / height_scale)
-        kt, slope_t = _matern(height), _matern_slope(height)
+        kt, slope_t = matern(height), _matern_slope(height)
         same = np.equal.outer(points.curves, points.curves)
         parts = [value * kx, departure * kx * kt, common * kt, own * kt * same]
-        covariance = parts[0] + parts[1] + parts[2] + parts[3]
+        taught = zip(variances[_PARTS:], self._taught(points), strict=True)
+        parts += [variance * (root @ root.T) for variance, root in taught]
+        covariance = sum(parts[1:], parts[0].copy())
         covariance[np.diag_indices(len(losses))] += noise + _JITTER
         try:
             factor = cholesky(covariance, lower=True, check_finite=False)
         except LinAlgError:
             return 1e10, np.zeros_like(theta)
+        losses = losses - self._expected(points)
         weights = cho_solve((factor, True), losses, check_finite=False)
         # d(-log likelihood) / d(theta) is half the sum over this times the derivative of the covariance
         outer = cho_solve((factor, True), np.eye(len(losses)), check_finite=False) - np.outer(
@@ -200,7 +248,7 @@ def _height_kernel(a: Array, b: Array, scale: float) -> Array:
     """Return ``kt`` (n x m); worked out for distinct heights only, of which there are few."""
     rows, row = np.unique(a, return_inverse=True)
     columns, column = np.unique(b, return_inverse=True)
-    kernel: Array = _matern(np.square(np.subtract.outer(rows, columns) / scale))[:, column][row]
+    kernel: Array = matern(np.square(np.subtract.outer(rows, columns) / scale))[:, column][row]
     return kernel
 
 
@@ -235,14 +283,14 @@ def _twisted(matrix: Array, a: Array, b: Array) -> Array:
     return twice
 
 
-def _distances(a: Array, b: Array) -> Array:
+def squared_distances(a: Array, b: Array) -> Array:
     """Return the squared distances (n x m) between rows."""
     squares = np.add.outer(np.square(a).sum(axis=1), np.square(b).sum(axis=1)) - 2 * a @ b.T
     distances: Array = np.maximum(squares, 0.0)
     return distances
 
 
-def _matern(squares: Array) -> Array:
+def matern(squares: Array) -> Array:
     """Return the Matérn kernel with smoothness 5/2 of squared distances in length scales."""
     distance = np.sqrt(5 * squares)
     kernel: Array = np.exp(-distance)

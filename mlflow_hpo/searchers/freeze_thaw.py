@@ -11,13 +11,14 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from scipy.special import log_ndtr, ndtri
+from scipy.special import log_ndtr
 from threadpoolctl import ThreadpoolController
 
 from mlflow_hpo.checks import whole_number
 from mlflow_hpo.searchers.base import Searcher
-from mlflow_hpo.searchers.curve_model import CurveModel, Points
+from mlflow_hpo.searchers.belief import Belief, Places
 from mlflow_hpo.searchers.encoding import Array, Encoding
+from mlflow_hpo.searchers.prior import Prior
 from mlflow_hpo.searchers.sobol import SobolSearcher
 from mlflow_hpo.space import Config, SearchSpace
 
@@ -25,7 +26,6 @@ _BEST = 200  # the model sees that many losses of the best trials, ...
 _LATEST = 100  # ... that many of the latest others, ...
 _FAILED = 30  # ... that many of the latest trials without any, ...
 _PENDING = 100  # ... and that many of the latest pending ones, so that its cost stays bounded
-_GROWTH = 1.2  # the model is fitted again once there is so much more data
 
 _DRAWN = 400  # candidates from the prior
 _PARENTS, _CHILDREN = 8, 12  # and around each of the best trials
@@ -37,7 +37,8 @@ _NEW = -1  # the curve of a trial that does not exist so far
 
 _Choice = tuple[int | None, Array | None]  # a paused trial, or the point of a new one
 _IMPROVEMENTS = (-2.0, 0.0)  # powers of 10 of the improvement hoped for
-_FAR = 6.0  # a loss that is better than the median by more is drawn towards it
+_LEAST_SPREAD = 0.5  # of the losses above the best, where all seen so far are about as good
+_FADE = 5.0  # full trainings after which the prior counts half
 
 
 class FreezeThawSearcher(Searcher):
@@ -61,6 +62,10 @@ class FreezeThawSearcher(Searcher):
     all. The first `n_startup` are the centre of the space and a Sobol sequence. With another scheduler only
     new ones compete.
 
+    With a `Prior` the model begins with what earlier tasks lead to expect, and what was good there competes,
+    too; of the first `n_startup` every other one is such a configuration. After `t` full trainings these
+    expectations count ``1 / (1 + (t / 5)**2)``: they fade, and not much is lost if they mislead.
+
     Args:
         n_startup: configurations before the model proposes.
 
@@ -76,52 +81,59 @@ class FreezeThawSearcher(Searcher):
         self._rng = np.random.default_rng(seed)
         self._sobol = SobolSearcher(space, seed, levels)
         self._encoding = Encoding(space)
+        self._width = self._features(np.full((1, len(space)), 0.5)).shape[1]
         self._points: dict[int, Array] = {}  # each trial's place in the unit cube
         self._tried: set[bytes] = set()
         self._pending: dict[int, None] = {}  # trials with a job, in the order of their beginning
         self._reached: dict[int, int] = {}  # how many levels each trial reached
+        self._trained = 0  # epochs, up to the levels
         self._at_level: dict[tuple[int, int], float] = {}  # losses by trial and level
         self._ranked: list[tuple[float, int]] = []  # (loss, trial) at every level, ascending
         self._barren: dict[int, None] = {}  # trials that failed before the first level
         self._queue: deque[_Choice] = deque()  # choices that were made at once and not used so far
-        self._proposal: Array | None = None  # the new configuration that `advise` found
-        self._model: CurveModel | None = None
-        self._fitted = 0  # losses known at the last fit
+        self._proposal: _Choice | None = None  # the new configuration that `advise` found
+        self._belief = Belief(self._width, self._levels)
+        self._candidates: dict[bytes, Config] = {}  # what was good on earlier tasks, by its place
+
+    def expect(self, prior: Prior) -> Sequence[Config]:
+        """Begin with what earlier tasks lead to expect; nothing must be tried first."""
+        self._belief = Belief(self._width, self._levels, prior)
+        points = [self._encoding.point(self.space.to_unit(config)) for config in prior.configs]
+        snapped, _ = self._encoding.snap(np.array(points).reshape(-1, len(self.space)))
+        for point, config in zip(snapped, prior.configs, strict=True):
+            self._candidates.setdefault(point.tobytes(), config)
+        return []
 
     def advise(self, paused: Mapping[int, int], *, may_start: bool) -> int | None:
         """Return which paused trial should go on, or None for a new one."""
-        if may_start and not self._modelled:
-            choice, self._proposal = None, None
+        choice = self._next_choice(paused, may_start=may_start)
+        trial_id, _ = choice
+        if trial_id is None:
+            self._proposal = choice
         else:
-            while self._queue and not self._fits(self._queue[0][0], paused, may_start=may_start):
-                self._queue.popleft()
-            if not self._queue:
-                self._queue.extend(self._choose(list(paused), may_start=may_start))
-            choice, self._proposal = self._queue.popleft()
-        if choice is not None:
-            self._pending[choice] = None
-        return choice
+            self._proposal = None
+            self._pending[trial_id] = None
+        return trial_id
 
     def suggest(self, trial_id: int) -> Config:
         """Propose what `advise` found, or what promises most now."""
-        point, self._proposal = self._proposal, None
-        if point is None and self._modelled:
-            while self._queue and not self._fits(self._queue[0][0], {}, may_start=True):
-                self._queue.popleft()
-            if not self._queue:
-                self._queue.extend(self._choose([], may_start=True))
-            _, point = self._queue.popleft()
-        if point is None and trial_id == 0:
-            point = np.full(len(self.space), 0.5)
-        config = self._sobol.suggest(trial_id) if point is None else self.space.from_unit(point.tolist())
-        self.adopt(trial_id, config)
+        _, point = self._proposal or self._next_choice({}, may_start=True)
+        self._proposal = None
+        if point is None:
+            config = self._evenly_spread()
+        else:
+            config = self._candidates.get(point.tobytes()) or self.space.from_unit(point.tolist())
+        self._add(trial_id, config)
         return config
 
     def adopt(self, trial_id: int, config: Config) -> None:
         """Count the trial as pending."""
+        self._add(trial_id, config)
+
+    def _add(self, trial_id: int, config: Config) -> None:
         point = self._encoding.point(self.space.to_unit(config))
         self._points[trial_id] = point
-        self._tried.add(point.tobytes())
+        self._tried.add(self._encoding.snap(point[None])[0].tobytes())
         self._pending[trial_id] = None
         self._reached[trial_id] = 0
 
@@ -129,6 +141,7 @@ class FreezeThawSearcher(Searcher):
         """Learn from the loss if the trial stands at its next level."""
         level = self._reached[trial_id]
         if level < len(self._levels) and resource >= self._levels[level]:
+            self._trained += self._levels[level] - (self._levels[level - 1] if level else 0)
             self._reached[trial_id] += 1
             self._at_level[trial_id, level] = loss
             insort(self._ranked, (loss, trial_id))
@@ -148,29 +161,51 @@ class FreezeThawSearcher(Searcher):
         """Whether what was chosen before is still to be had."""
         return may_start if choice is None else choice in paused
 
-    @property
-    def _modelled(self) -> bool:
-        """Whether the model knows enough to choose."""
-        return len(self._points) >= self._n_startup and len(self._at_level) + len(self._barren) >= 2
+    def _next_choice(self, paused: Mapping[int, int], *, may_start: bool) -> _Choice:
+        """Return what promises most; without a point where a new trial is to be like none before."""
+        while self._queue and not self._fits(self._queue[0][0], paused, may_start=may_start):
+            self._queue.popleft()
+        if not self._queue:
+            self._queue.extend(self._choices(list(paused), may_start=may_start))
+        return self._queue.popleft()
 
-    def _choose(self, paused: list[int], *, may_start: bool) -> list[_Choice]:
+    def _choices(self, paused: list[int], *, may_start: bool) -> list[_Choice]:
         """Return what promises most: paused trials, or the points of new ones.
 
         With many workers the model is asked for several choices at once, as it changes little in between.
         """
+        known = len(self._at_level) + len(self._barren)
+        if may_start and (len(self._points) < self._n_startup or known < 2):
+            return [(None, self._untried_candidate() if len(self._points) % 2 == 0 else None)]
         # the matrices are small and the trainings want the cores; besides, more threads round differently
         with self._threads.limit(limits=1):
             return self._promising(paused, may_start=may_start)
+
+    @property
+    def _trust(self) -> float:
+        """How much the prior counts."""
+        return 1 / (1 + (self._trained / self._levels[-1] / _FADE) ** 2)
+
+    def _untried_candidate(self) -> Array | None:
+        """Return the first of what was good on earlier tasks that was not tried, None if all was."""
+        untried = (np.frombuffer(key) for key in self._candidates if key not in self._tried)
+        return next(untried, None)
+
+    def _evenly_spread(self) -> Config:
+        """Return the centre of the space first, then points of a Sobol sequence."""
+        if not self._points:
+            return self.space.from_unit([0.5] * len(self.space))
+        return self._sobol.suggest(len(self._points))
 
     @cached_property
     def _threads(self) -> ThreadpoolController:
         return ThreadpoolController()  # looks for the libraries that are loaded by now
 
     def _promising(self, paused: list[int], *, may_start: bool) -> list[_Choice]:
-        seen, losses = self._seen()
-        model = self._conditioned(seen, losses)
+        losses = self._teach()
         best = losses.min()
-        hoped_for = (np.median(losses) - best) * 10 ** self._rng.uniform(*_IMPROVEMENTS, size=self._at_once)
+        spread = max(np.median(losses) - best, _LEAST_SPREAD)
+        hoped_for = spread * 10 ** self._rng.uniform(*_IMPROVEMENTS, size=self._at_once)
         horizon = float(self._rng.uniform(1, self._levels[-1]))
 
         def outlook(features: Array, curves: Sequence[int], levels: Sequence[int]) -> tuple[Array, Array]:
@@ -180,7 +215,7 @@ class FreezeThawSearcher(Searcher):
                 min(max(begin + horizon, self._levels[level]), self._levels[-1])
                 for begin, level in zip(begins, levels, strict=True)
             ]
-            return model.predict(Points(features, self._heights(ends), np.array(curves)))
+            return self._belief.outlook(Places(features, ends, curves))
 
         def outlook_of_new(points: Array) -> tuple[Array, Array]:
             count = len(points)
@@ -194,7 +229,7 @@ class FreezeThawSearcher(Searcher):
         points = np.empty((0, len(self.space)))
         if may_start:
             points, of_new, deviation_of_new = self._new_points(
-                self._drawn(model), best - hoped_for[0], outlook_of_new
+                self._drawn(), best - hoped_for[0], outlook_of_new
             )
             mean, deviation = np.concatenate([mean, of_new]), np.concatenate([deviation, deviation_of_new])
         open_ = np.array([True] * len(paused) + [point.tobytes() not in self._tried for point in points])
@@ -212,14 +247,17 @@ class FreezeThawSearcher(Searcher):
         """How many choices are made by one look at the model."""
         return min(_MOST_AT_ONCE, 1 + len(self._pending) // _PENDING_FOR_ONE_MORE)
 
-    def _drawn(self, model: CurveModel) -> Array:
-        """Return draws from the prior, half of them closer together where the losses change most."""
+    def _drawn(self) -> Array:
+        """Return draws from the space, half of them closer together where the losses change most.
+
+        After them comes what was good on earlier tasks.
+        """
         drawn = self._rng.random((_DRAWN, len(self.space)))
         half = drawn[: _DRAWN // 2]
-        warped = np.zeros((len(half), model.features))
-        warped[:, self._encoding.columns] = half[:, ~self._encoding.categorical]
-        half[:, ~self._encoding.categorical] = model.unwarped(warped)[:, self._encoding.columns]
-        return drawn
+        evenly = self._features(half)
+        evenly[:, self._encoding.columns] = half[:, ~self._encoding.categorical]
+        half[:, ~self._encoding.categorical] = self._belief.unwarped(evenly)[:, self._encoding.columns]
+        return np.concatenate([drawn, *(np.frombuffer(key)[None] for key in self._candidates)])
 
     def _new_points(
         self, drawn: Array, threshold: float, outlook: Callable[[Array], tuple[Array, Array]]
@@ -250,72 +288,33 @@ class FreezeThawSearcher(Searcher):
         varied = np.where(changed, np.where(self._encoding.categorical, drawn, moved), points)
         return np.where(active, varied, drawn)  # what becomes active begins anywhere
 
-    def _seen(self) -> tuple[Points, Array]:
-        """Return what the model learns from: places on curves, and the losses there as `_scaled` has them."""
+    def _teach(self) -> Array:
+        """Teach a model the losses so far, and return them on its scale."""
         trials = dict.fromkeys(trial for _, trial in islice(self._ranked, _BEST))
         best = [(trial, level) for trial in trials for level in range(self._reached[trial])][:_BEST]
         latest = islice((key for key in reversed(self._at_level) if key[0] not in trials), _LATEST)
         keys = [*best, *latest, *((trial, 0) for trial in islice(reversed(self._barren), _FAILED))]
         keys.sort()
-        losses = _scaled(np.array([self._at_level.get(key, math.inf) for key in keys]))
-        features = self._features(np.array([self._points[trial] for trial, _ in keys]))
-        heights = self._heights([self._levels[level] for _, level in keys])
-        return Points(features, heights, np.array([trial for trial, _ in keys])), losses
-
-    def _conditioned(self, seen: Points, losses: Array) -> CurveModel:
-        """Return the model that knows the losses at `seen`, and believes in those of pending trials."""
-        known = len(self._at_level) + len(self._barren)
-        if self._model is None:
-            self._model = CurveModel(seen.features.shape[1])
-        if known >= self._fitted * _GROWTH:
-            self._model.fit(seen, losses)
-            self._fitted = known
-        self._model.condition(seen, losses)
+        losses = np.array([self._at_level.get(key, math.inf) for key in keys])
         pending = [
             trial
             for trial in islice(reversed(self._pending), _PENDING)
             if self._reached[trial] < len(self._levels)
         ]
-        if pending:
-            waiting = Points(
-                self._features(np.array([self._points[trial] for trial in pending])),
-                self._heights([self._levels[self._reached[trial]] for trial in pending]),
-                np.array(pending),
-            )
-            expected, _ = self._model.predict(waiting)
-            self._model.condition(seen + waiting, np.concatenate([losses, expected]))
-        return self._model
+        waiting = [(trial, self._reached[trial]) for trial in pending]
+        known = len(self._at_level) + len(self._barren)
+        return self._belief.learn(
+            self._places(keys),
+            losses,
+            self._places(waiting) if waiting else None,
+            known=known,
+            trust=self._trust,
+        )
+
+    def _places(self, keys: Sequence[tuple[int, int]]) -> Places:
+        """Return where on their curves some trials are at some levels."""
+        features = self._features(np.array([self._points[trial] for trial, _ in keys]))
+        return Places(features, [self._levels[level] for _, level in keys], [trial for trial, _ in keys])
 
     def _features(self, points: Array) -> Array:
         return self._encoding.features(*self._encoding.snap(points))
-
-    def _heights(self, epochs: Sequence[float]) -> Array:
-        """Return how far along a curve some epochs are, on the logarithmic scale."""
-        first, last = self._levels[0], self._levels[-1]
-        if first == last:
-            return np.ones(len(epochs))
-        heights: Array = np.log(np.array(epochs) / first) / math.log(last / first)
-        return heights
-
-
-def _scaled(losses: Array) -> Array:
-    """Return losses (n), of which some may be infinite, on a scale that a Gaussian process can take.
-
-    Their order stays. Above the median of the finite ones they become the normal quantiles of their ranks.
-    Below it they keep their proportions: the best eighth begins where it would by its quantile.
-    """
-    from scipy.stats import rankdata  # takes a second to import
-
-    quantiles: Array = ndtri((rankdata(losses) - 0.5) / len(losses))
-    finite = losses[np.isfinite(losses)]
-    if len(finite) < 4:
-        return quantiles
-    eighth, median = np.quantile(finite, [0.125, 0.5])
-    with np.errstate(all="ignore"):  # of losses that are the same, or at the ends of floats
-        below = (median - losses) / (median - eighth)
-    if not np.isfinite(below[losses < median]).all() or not median > eighth:
-        return quantiles
-    at_eighth, at_median = np.interp([eighth, median], np.sort(losses), np.sort(quantiles))
-    below *= at_median - at_eighth
-    below = np.where(below > _FAR, _FAR + np.log1p(np.maximum(below - _FAR, 0.0)), below)
-    return np.where(losses < median, at_median - below, quantiles)

@@ -5,8 +5,9 @@ import pytest
 
 from mlflow_hpo import History, SearchSpace
 from mlflow_hpo.metalearning.features import task_features
-from mlflow_hpo.metalearning.portfolio import choose_portfolio
+from mlflow_hpo.metalearning.portfolio import Portfolio
 from mlflow_hpo.metalearning.task_model import TaskModel, _chosen
+from mlflow_hpo.searchers.encoding import Encoding
 
 SPACE = SearchSpace(
     {
@@ -29,12 +30,12 @@ def tried(task, best, *, features=None, count=30, seed=0, epochs=EPOCHS, sign=1.
     return records
 
 
-def portfolio(records, size=5, features=None, mode="min"):
-    return choose_portfolio(History.from_records(records, mode=mode), SPACE, size, features)
+def portfolio(records, features=None, mode="min"):
+    return Portfolio(History.from_records(records, mode=mode), SPACE, features)
 
 
 def test_begins_with_what_was_best_on_one_task():
-    entries = portfolio(tried("only", 0.3), 1).entries
+    entries = portfolio(tried("only", 0.3)).entries
     assert entries[0].config["x"] == pytest.approx(0.3, abs=0.07)
     assert entries[0].config["kind"] == "a"
     assert entries[0].task == "only"
@@ -44,32 +45,31 @@ def test_begins_with_what_was_best_on_one_task():
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e9])
 def test_tasks_complement_each_other_whatever_their_scales(scale):
     records = tried("left", 0.1, scale=scale) + tried("right", 0.9)
-    xs = sorted(entry.config["x"] for entry in portfolio(records, 2).entries)
-    assert xs[0] == pytest.approx(0.1, abs=0.1)
-    assert xs[1] == pytest.approx(0.9, abs=0.1)
+    xs = [entry.config["x"] for entry in portfolio(records).entries[:3]]
+    assert min(xs) == pytest.approx(0.1, abs=0.1)
+    assert max(xs) == pytest.approx(0.9, abs=0.1)
 
 
 def test_the_larger_of_a_value_is_the_better_one_where_the_mode_says_so():
-    entries = portfolio(tried("only", 0.3, sign=-1.0), 1, mode="max").entries
+    entries = portfolio(tried("only", 0.3, sign=-1.0), mode="max").entries
     assert entries[0].config["x"] == pytest.approx(0.3, abs=0.07)
 
 
 def test_a_similar_task_counts_more():
     records = tried("small", 0.1, features={"rows": 2.0}) + tried("large", 0.9, features={"rows": 6.0})
     first = {
-        rows: portfolio(records, 1, {"rows": rows, "unknown": 3.0}).entries[0].config["x"]
-        for rows in (2.1, 5.9)
+        rows: portfolio(records, {"rows": rows, "unknown": 3.0}).entries[0].config["x"] for rows in (2.1, 5.9)
     }
-    assert first[2.1] == pytest.approx(0.1, abs=0.1)
-    assert first[5.9] == pytest.approx(0.9, abs=0.1)
-    weights = portfolio(records, 1, {"rows": 2.1}).weights
+    assert first[2.1] < 0.4
+    assert first[5.9] > 0.6
+    weights = portfolio(records, {"rows": 2.1}).weights
     assert weights["small"] > weights["large"] > 0
     assert sum(weights.values()) == pytest.approx(1)
 
 
 def test_without_common_features_all_tasks_count_the_same():
     records = tried("one", 0.1, features={"rows": 2.0}) + tried("other", 0.9)
-    assert set(portfolio(records, 2, {"rows": 2.0}).weights.values()) == {0.5}
+    assert set(portfolio(records, {"rows": 2.0}).weights.values()) == {0.5}
 
 
 def test_curves_that_were_stopped_early_count_for_what_they_promise():
@@ -77,13 +77,13 @@ def test_curves_that_were_stopped_early_count_for_what_they_promise():
     full = tried("only", 0.3, count=6, seed=1)
 
     def away(records):
-        return min(abs(entry.config["x"] - 0.3) for entry in portfolio(records, 3).entries)
+        return min(abs(entry.config["x"] - 0.3) for entry in portfolio(records).entries[:3])
 
     assert away(short + full) < away(full)
 
 
 def test_it_goes_on_with_the_next_best_and_never_repeats_itself():
-    entries = portfolio(tried("only", 0.3), 100).entries
+    entries = portfolio(tried("only", 0.3)).entries
     configs = [tuple(entry.config.items()) for entry in entries]
     assert len(set(configs)) == len(configs) == 10  # the candidates of the task
     expected = [entry.expected for entry in entries]
@@ -92,7 +92,6 @@ def test_it_goes_on_with_the_next_best_and_never_repeats_itself():
 
 def test_few_or_constant_values_and_an_empty_history_are_survived():
     assert portfolio([]).entries == ()
-    assert portfolio(tried("only", 0.3), 0).entries == ()
     one = {"task": "t", "config": {"x": 0.2, "kind": "a"}, "curve": [[1, 0.5]]}
     assert [entry.config for entry in portfolio([one]).entries] == [one["config"]]
     same = [one | {"config": {"x": x / 10, "kind": "b"}} for x in range(10)]
@@ -110,27 +109,23 @@ def test_configurations_that_came_to_nothing_are_kept_away_from():
         crashed = config["x"] > 0.7
         curve = [[epoch, 1 - config["x"] + 0.3 / epoch] for epoch in (EPOCHS[:1] if crashed else EPOCHS)]
         records.append({"task": "only", "config": config, "curve": curve, "failed": crashed})
-    entries = portfolio(records, 10).entries
+    entries = portfolio(records).entries
     assert len(entries) == 10
     assert max(entry.config["x"] for entry in entries) <= 0.7
     assert entries[0].config["x"] > 0.4
     assert portfolio([record | {"failed": True} for record in records]).entries == ()
 
 
-def test_what_several_studies_tried_is_tried_once_and_given_points_not_at_all():
+def test_what_several_studies_tried_is_a_candidate_once():
     records = tried("one", 0.3) + tried("one", 0.3) + tried("other", 0.3)
-    history = History.from_records(records, mode="min")
-    first, *others = choose_portfolio(history, SPACE, 8).entries
-    configs = [first.config, *(entry.config for entry in others)]
-    assert len(configs) == 8
+    configs = [entry.config for entry in portfolio(records).entries]
+    assert 10 < len(configs) <= 20
     assert all(config not in configs[:at] for at, config in enumerate(configs))
-    without = choose_portfolio(history, SPACE, 8, taken=[first.config]).entries
-    assert first.config not in [entry.config for entry in without]
 
 
 def test_expected_is_the_share_of_trials_that_end_better():
     records = tried("only", 0.0, count=60)
-    entries = choose_portfolio(History.from_records(records, mode="min"), SPACE, 10).entries
+    entries = portfolio(records).entries
     assert [entry.expected for entry in entries] == pytest.approx([at / 60 for at in range(10)], abs=0.05)
     models = [TaskModel(task, SPACE, "min") for task in History.from_records(records, mode="min").tasks]
     middling = models[0].expected(np.array([[0.5, 0.25]]))[0]
@@ -149,7 +144,7 @@ def test_a_model_of_many_trials_sees_the_best_and_others_from_all_over():
 
 def test_the_same_history_gives_the_same_portfolio():
     records = tried("left", 0.1) + tried("right", 0.9)
-    assert portfolio(records) == portfolio(records)
+    assert portfolio(records).entries == portfolio(records).entries
 
 
 def test_features_of_facts():
@@ -163,3 +158,31 @@ def test_features_of_facts():
     assert task_features(facts) == {"rows": 2.0, "classes": 1.0, "classification": 0.0}
     assert task_features({"data.rows": "-1", "data.columns": "nan"}) == {}
     assert task_features({"data.rows": 10**400, "data.task": []}) == {}
+
+
+def test_the_prior_expects_what_the_models_of_the_tasks_foretell():
+    records = tried("left", 0.1) + tried("right", 0.9)
+    history = History.from_records(records, mode="min").within(SPACE)
+    prior = Portfolio(history, SPACE).prior((1, 3, 9))
+    encoding = Encoding(SPACE)
+    rng = np.random.default_rng(0)
+    points, active = encoding.snap(rng.random((50, 2)))
+    features = encoding.features(points, active)
+    for epoch in (1, 2, 9):
+        expected = prior.expected(features, np.full(50, float(epoch)))
+        for at, task in enumerate(history.tasks):
+            foretold = history.model(task, SPACE).expected(points, epoch)
+            assert expected[:, at] == pytest.approx(foretold, abs=0.2)
+    assert prior.weights == pytest.approx([0.5, 0.5])
+    assert portfolio([]).prior((1, 3, 9)) is None
+    assert Portfolio(history, SPACE).prior((9,)).expected(features, np.full(50, 9.0)).shape == (50, 2)
+
+
+def test_models_are_made_once_and_shared_by_parts_of_a_history():
+    history = History.from_records(tried("left", 0.1) + tried("right", 0.9), mode="min").within(SPACE)
+    left, right = history.tasks
+    rest = history.without("left")
+    assert [task.name for task in rest.tasks] == ["right"]
+    assert rest.within(SPACE) is rest
+    assert rest.model(right, SPACE) is history.model(right, SPACE)
+    assert history.model(left, SPACE) is not history.model(right, SPACE)

@@ -77,7 +77,7 @@ def test_a_warm_start_begins_with_the_best_of_before_and_says_so(store):
         {"task": "trainings.quick in test", "weight": 1.0, "features": {}, "trials": 40}
     ]
     assert (
-        "chosen from 40 trials on 1 task in test"
+        "40 trials on 1 task in test say what to try"
         in store.get_run(second.run_id).data.params["hpo.warm_start"]
     )
 
@@ -86,9 +86,10 @@ def test_what_is_recorded_runs_the_same_search_again(store):
     search(trials=20)
     warm = search(seed=2, warm_start="auto")
     written = mlflow.artifacts.load_text(f"runs:/{warm.run_id}/search.yaml")
-    assert "warm_start" not in written
+    used = yaml.safe_load(written)["warm_start"]
+    search(seed=7, trials=20)  # "auto" would take it into account
 
-    again = search(seed=2, points=yaml.safe_load(written)["points"])
+    again = search(seed=2, warm_start=used)
 
     configs = [[record.config for record in study.optimizer.trials.values()] for study in (warm, again)]
     assert configs[0] == configs[1]
@@ -133,12 +134,9 @@ def test_given_points_are_not_tried_twice_and_leave_room(store):
     points = [record.config for record in first.optimizer.trials.values()]
 
     study = search(seed=2, trials=12, points=points[:11], warm_start="auto")
-    full = search(seed=2, trials=12, points=points[:12], warm_start="auto")
 
     assert study.optimizer.trials[11].config not in points[:11]
     assert "hpo.warm_start" in children(store, study)[11].data.tags
-    said = store.get_run(full.run_id).data.params["hpo.warm_start"]
-    assert said.startswith("nothing in all experiments that is not among the points already")
 
 
 def test_a_study_that_failed_leaves_what_it_knew(store):
@@ -215,6 +213,32 @@ def test_hostile_trials_are_left_out(store):
         "with a parameter that the space does not have": 1,
         "trials that cannot be read": 4,
     }
+
+
+def test_a_model_of_the_losses_begins_with_what_earlier_tasks_lead_to_expect(store):
+    first = search(trials=40)
+
+    second = search(searcher="auto", scheduler="auto", trials=12, seed=2, warm_start=["test"])
+
+    runs = children(store, second)
+    assert second.optimizer.trials[0].config["x"] == pytest.approx(first.best.config["x"], abs=0.1)
+    warm = [number for number, run in runs.items() if "hpo.warm_start" in run.data.tags]
+    assert 0 in warm
+    sources = {run.info.run_id for run in children(store, first).values()}
+    for number in warm:
+        assert runs[number].data.tags["hpo.warm_start"].split()[-1] in sources
+    record = artifact(second, "warm_start.json")
+    assert record["studies"] == [first.run_id]
+    assert len(record["sha256"]) == 64
+    assert "warm_start:\n- runs:/" in mlflow.artifacts.load_text(f"runs:/{second.run_id}/search.yaml")
+
+
+def test_a_study_that_is_not_there_or_is_none_is_an_error(store):
+    study = search()
+    trial = children(store, study)[0].info.run_id
+    for run_id in (trial, "0" * 32, "../x", ""):
+        with pytest.raises(ConfigError, match="warm_start: there is no study 'runs:/"):
+            search(warm_start=[f"runs:/{run_id}"])
 
 
 def test_an_experiment_that_is_not_there_is_an_error_before_anything_starts(store):

@@ -7,12 +7,11 @@ import math
 import numpy as np
 import pytest
 from conformance import SPACE, drive
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mlflow_hpo import ConfigError, Optimizer, SearchSpace
 from mlflow_hpo.optimizer import TrialState
-from mlflow_hpo.searchers.freeze_thaw import FreezeThawSearcher, _scaled
+from mlflow_hpo.searchers.belief import Belief
+from mlflow_hpo.searchers.freeze_thaw import FreezeThawSearcher
 
 PLANE = SearchSpace({name: {"type": "float", "low": 0, "high": 1} for name in ("x", "y")})
 
@@ -129,29 +128,6 @@ def test_the_scale_of_the_losses_does_not_matter():
     assert told(1.0) == told(2.0**100)
 
 
-def test_good_losses_keep_their_proportions_and_bad_ones_their_order_only():
-    losses = np.concatenate([np.linspace(0, 1, 21), np.linspace(1.1, 2, 20)])
-    scaled = _scaled(losses)
-    steps = np.diff(scaled[:21])
-    assert steps == pytest.approx(steps[0])
-    assert _scaled(np.where(losses > 1, losses**99, losses)) == pytest.approx(scaled)
-    infinite = _scaled(np.append(losses, [np.inf, np.inf]))
-    assert infinite[-1] == infinite[-2] > infinite[:-2].max()
-
-
-@given(
-    st.lists(
-        st.floats(allow_nan=False, allow_infinity=True).filter(lambda loss: loss != -math.inf), min_size=1
-    )
-)
-def test_any_losses_are_scaled_in_their_order_and_within_bounds(losses):
-    losses = np.array(losses)
-    scaled = _scaled(losses)
-    assert np.isfinite(scaled).all()
-    assert (np.diff(scaled[np.argsort(losses, kind="stable")]) >= 0).all()
-    assert np.abs(scaled).max() < 1000
-
-
 def test_a_bound_on_the_trials_bounds_the_epochs():
     optimizer = search(trials=60)
     spent = run(optimizer, 10_000)
@@ -188,9 +164,9 @@ def test_with_many_pending_one_look_chooses_several_also_among_the_paused_only(m
         optimizer.report(job.trial_id, 1, curve(job.config, 1))
         optimizer.complete(job.trial_id)
     looks = []
-    choose = FreezeThawSearcher._choose
+    choose = FreezeThawSearcher._choices
     monkeypatch.setattr(
-        FreezeThawSearcher, "_choose", lambda self, *args, **kw: looks.append(1) or choose(self, *args, **kw)
+        FreezeThawSearcher, "_choices", lambda self, *args, **kw: looks.append(1) or choose(self, *args, **kw)
     )
     paused = {job.trial_id: 1 for job in jobs[:60]}
     chosen = []
@@ -201,12 +177,19 @@ def test_with_many_pending_one_look_chooses_several_also_among_the_paused_only(m
     assert len(looks) == 2
 
 
-def test_the_cost_stays_bounded():
-    optimizer = search(SPACE, trials=400)
-    drive(optimizer, workers=200, failures=0.1, odd_values=0.1)
-    searcher = optimizer.searcher
-    points, losses = searcher._seen()
-    assert len(points) == len(losses) <= 330
+def test_the_cost_stays_bounded(monkeypatch):
+    learnt = []
+    learn = Belief.learn
+
+    def spy(self, seen, losses, waiting, **known):
+        learnt.append((len(seen.features), len(losses), len(waiting.features) if waiting else 0))
+        return learn(self, seen, losses, waiting, **known)
+
+    monkeypatch.setattr(Belief, "learn", spy)
+    drive(search(SPACE, trials=400), workers=200, failures=0.1, odd_values=0.1)
+    seen, losses, waiting = np.max(learnt, axis=0)
+    assert 250 < seen == losses <= 330
+    assert 50 < waiting <= 100
 
 
 @pytest.mark.parametrize("searcher", ["random", "tpe", "grid"])

@@ -1,0 +1,153 @@
+"""Searches that begin with what earlier tasks lead to expect."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from conformance import SPACE, drive, error
+from scipy.optimize import approx_fprime
+
+from mlflow_hpo import ConfigError, History, Optimizer, SearchSpace
+from mlflow_hpo.searchers.curve_model import CurveModel, Points
+
+PLANE = SearchSpace({name: {"type": "float", "low": 0, "high": 1} for name in ("x", "y")})
+AUTO = {"searcher": "freeze_thaw", "scheduler": "freeze_thaw"}
+
+
+def loss(config, epoch, best):
+    return math.dist(config.values(), best) ** 2 + 0.5 / epoch
+
+
+def plane_history(*bests, sign=1.0, count=30):
+    """History of random trials on tasks with their best configurations at some places."""
+    rng = np.random.default_rng(0)
+    records = []
+    for number, best in enumerate(bests):
+        for _ in range(count):
+            config = PLANE.sample(rng)
+            curve = [[epoch, sign * loss(config, epoch, best)] for epoch in (1, 3, 9)]
+            records.append({"task": f"task {number}", "config": config, "curve": curve})
+    return History.from_records(records, mode="min")
+
+
+def search(history=None, *, best=(0.7, 0.2), epochs=90, seed=0, **changes):
+    """Search the plane with one worker for so many epochs and return the optimizer."""
+    arguments = {"mode": "min", "max_resource": 9, "seed": seed} | AUTO | changes
+    optimizer = Optimizer(PLANE, history=history, **arguments)
+    while epochs > 0 and (job := optimizer.ask()) is not None:
+        for epoch in range(job.start + 1, job.stop + 1):
+            optimizer.report(job.trial_id, epoch, loss(job.config, epoch, best))
+            epochs -= 1
+        optimizer.complete(job.trial_id)
+    return optimizer
+
+
+def test_begins_near_what_was_best_and_gets_there_sooner():
+    history = plane_history((0.7, 0.25), (0.75, 0.2), (0.65, 0.2))
+    warm, cold = search(history, epochs=18), search(epochs=18)
+    assert math.dist(warm.trials[0].config.values(), (0.7, 0.2)) < 0.2
+    assert warm.best.value < cold.best.value
+
+
+def test_a_history_that_misleads_costs_little():
+    found = {
+        misled: [
+            search(plane_history((0.7, 0.2), (0.7, 0.3), sign=-1.0) if misled else None, seed=seed).best.value
+            for seed in range(3)
+        ]
+        for misled in (True, False)
+    }
+    assert np.median(found[True]) < np.median(found[False]) + 0.01
+
+
+def test_the_similar_task_is_found_out_by_its_losses():
+    optimizer = search(plane_history((0.1, 0.9), (0.7, 0.2), (0.2, 0.1)), epochs=45)
+    assert math.dist(optimizer.best.config.values(), (0.7, 0.2)) < 0.1
+
+
+@pytest.mark.parametrize("searcher", ["random", "tpe", "sobol"])
+def test_other_searchers_begin_with_the_best_of_the_history(searcher):
+    history = plane_history((0.7, 0.2))
+    point = {"x": 0.5, "y": 0.5}
+    optimizer = search(history, searcher=searcher, scheduler="asha", trials=12, points=[point])
+    configs = [record.config for record in optimizer.trials.values()]
+    tried = [trial.config for trial in history.tasks[0].trials]
+    assert configs[0] == point
+    assert all(config in tried for config in configs[1:4])
+    assert not any(config in tried for config in configs[4:])
+    assert math.dist(configs[1].values(), (0.7, 0.2)) < 0.2
+
+
+@pytest.mark.parametrize("workers", [1, 40])
+def test_the_same_seed_and_history_give_the_same_jobs_whatever_happens(workers):
+    records = []
+    rng = np.random.default_rng(1)
+    for _ in range(25):
+        config = SPACE.sample(rng)
+        records.append(
+            {"task": "t", "config": config, "curve": [[epoch, error(config, epoch)] for epoch in (1, 3, 9)]}
+        )
+    first, again = (
+        drive(
+            Optimizer(
+                SPACE, mode="min", max_resource=9, seed=1, trials=60, **AUTO,
+                history=History.from_records(records, mode="min"),
+            ),
+            workers=workers, failures=0.1, odd_values=0.1, infeasible=0.1,
+        )
+        for _ in range(2)
+    )  # fmt: skip
+    assert first == again
+    assert first[0].config in [record["config"] for record in records]
+
+
+def test_a_history_without_anything_to_tell_changes_nothing():
+    empty = History.from_records([], mode="min")
+    outside = History.from_records([{"task": "t", "config": {"z": 1}, "curve": [[1, 0.5]]}], mode="min")
+    failed = History.from_records(
+        [{"task": "t", "config": {"x": 0.5, "y": 0.5}, "curve": [], "failed": True}], mode="min"
+    )
+    cold = search().best
+    assert all(search(history).best == cold for history in (empty, outside, failed))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mode": "max"}, "history: must be of values whose better side is max, got min"),
+        ({"task": "digits"}, "task: must be a mapping, got 'digits'"),
+        ({"task": {"rows": 3}}, "task: must be one of name, features, got 'rows'"),
+        ({"task": {"features": {"rows": math.nan}}}, r"task\.features\.rows: must be"),
+    ],
+)
+def test_what_is_wrong_is_named(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        search(plane_history((0.5, 0.5)), **changes)
+
+
+def test_the_gradient_with_trends_is_that_of_the_objective():
+    rng = np.random.default_rng(0)
+    heights = np.tile([0.0, 0.5, 1.0], 8)
+    points = Points(rng.random((24, 2)), heights, np.arange(24) // 3, rng.standard_normal((24, 3)))
+    losses = rng.standard_normal(24)
+    model = CurveModel(2, np.array([0.5, 0.3, 0.2]))
+    theta = model._theta + 0.3 * rng.standard_normal(len(model._theta))
+    numeric = approx_fprime(theta, lambda t: model._objective(t, points, losses)[0], 1e-6)
+    assert model._objective(theta, points, losses)[1] == pytest.approx(numeric, rel=1e-3, abs=1e-3)
+
+
+def test_a_model_with_trends_begins_with_them_and_departs_from_them():
+    rng = np.random.default_rng(0)
+    features = rng.random((20, 1))
+    trends = np.column_stack([features[:, 0], -features[:, 0]])
+    points = Points(features, np.ones(20), np.arange(20), trends)
+    model = CurveModel(1, np.array([0.5, 0.5]))
+    losses = 2 * trends[:, 1] + 3
+    model.fit(points, losses)
+    model.condition(points, losses)
+    new = Points(np.array([[0.5]]), np.ones(1), np.array([-1]), np.array([[0.5, -0.5]]))
+    mean, deviation = model.predict(new)
+    assert mean == pytest.approx([2.0], abs=0.1)
+    assert deviation[0] < 0.5
