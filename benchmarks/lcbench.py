@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +51,9 @@ class Task:
 
     task_id: str
     name: str
+    facts: Mapping[str, str] = field(
+        default_factory=dict, compare=False
+    )  # of its data, as studies record them
 
 
 class LcBench:
@@ -64,7 +67,7 @@ class LcBench:
     def tasks(self, split: str) -> list[Task]:
         """Return the tasks of a split ("dev" or "holdout"), always in the same order."""
         rows = json.loads((self.path / "tasks.json").read_text())
-        return [Task(row["task_id"], row["name"]) for row in rows if row["split"] == split]
+        return [Task(row["task_id"], row["name"], _facts(row)) for row in rows if row["split"] == split]
 
     def problem(self, task: Task) -> LcProblem:
         """Return the training on one task."""
@@ -112,6 +115,16 @@ class LcProblem:
             seconds = np.maximum(np.diff(output[:, 0], prepend=0.0), 1e-3)
             self._curves[key] = Curve(output[:, 1], seconds)
         return self._curves[key]
+
+
+def _facts(row: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "data": row["name"],
+        "data.rows": str(row["rows"]),
+        "data.columns": str(row["features"]),
+        "data.classes": str(row["classes"]),
+        "data.task": "classification",
+    }
 
 
 def read_space(written: Mapping[str, Any]) -> SearchSpace:

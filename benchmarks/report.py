@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from quality import Quality
+
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 
@@ -25,6 +27,21 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     shown = ["| " + " | ".join(line) + " |" for line in lines]
     shown[1] = shown[1].replace(" ", "")
     return "\n".join(shown)
+
+
+def quality_row(name: str, quality: Quality, version: str) -> list[str]:
+    """Return a row of a table of qualities."""
+    cells = [
+        f"{regret:.3f} ± {error:.3f} ({rank:.1f})"
+        for regret, error, rank in zip(quality.regret, quality.error, quality.rank, strict=True)
+    ]
+    speed_up = "-" if quality.speed_up is None else f"{quality.speed_up:.1f}"
+    return [f"`{name}`", *cells, speed_up, version]
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number and what it counts, in words."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def command() -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 from lcbench import MAX_EPOCHS, LcBench
 from methods import METHODS
-from quality import Quality, assess
-from report import DOCS, markdown_table, write_section
+from quality import assess
+from report import DOCS, counted, markdown_table, quality_row, write_section
 from traces import CACHE, Traces
 
 _OURS = ["auto+auto", "tpe+hyperband", "random+asha"]
@@ -91,30 +91,17 @@ def main(
             )
         )
         about = (
-            f"### {_count(number, 'worker')}: {_count(len(chosen), f'{split} task')} x "
-            f"{_count(seeds, 'seed')}\n\nMean normalised regret ± standard error over tasks "
+            f"### {counted(number, 'worker')}: {counted(len(chosen), f'{split} task')} x "
+            f"{counted(seeds, 'seed')}\n\nMean normalised regret ± standard error over tasks "
             f"after so many full trainings of {MAX_EPOCHS} epochs, (average rank), and speed-up.\n\n"
         )
         table = about + markdown_table(
             ["method", *budgets, "speed-up", "version"],
-            [_row(name, qualities[name], versions[name] or "") for name in names],
+            [quality_row(name, qualities[name], versions[name] or "") for name in names],
         )
         click.echo(table)
         if write:
             write_section(DOCS, f"search-quality-{split}-{number}-{len(chosen)}x{seeds}", table)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _row(name: str, quality: Quality, version: str) -> list[str]:
-    cells = [
-        f"{regret:.3f} ± {error:.3f} ({rank:.1f})"
-        for regret, error, rank in zip(quality.regret, quality.error, quality.rank, strict=True)
-    ]
-    speed_up = "-" if quality.speed_up is None else f"{quality.speed_up:.1f}"
-    return [f"`{name}`", *cells, speed_up, version]
 
 
 if __name__ == "__main__":

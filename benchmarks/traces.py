@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from lcbench import LcBench, Problem, Task
@@ -18,6 +19,24 @@ PEERS = Path(__file__).parent / "traces"  # takes hours to make anew: in git
 _Key = tuple[str, int, int]  # task id, seed, epochs
 
 
+class TraceFiles:
+    """Files of traces, each read once."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, dict[_Key, Trace]] = {}
+
+    def get(self, path: Path, key: _Key, measure: Callable[[], Trace]) -> Trace:
+        """Return the trace of a key; if the file has none, measure it and append it."""
+        if path not in self._read:
+            lines = path.read_text().splitlines() if path.exists() else []
+            self._read[path] = dict(map(_parsed, lines))
+        known = self._read[path]
+        if key not in known:
+            known[key] = _rounded(measure())
+            _append(path, key, known[key])
+        return known[key]
+
+
 class Traces:
     """Answers from a file or simulates, and appends to the file.
 
@@ -30,7 +49,7 @@ class Traces:
         self._ours = ours
         self._peers = peers
         self._problems: dict[Task, Problem] = {}
-        self._read: dict[Path, dict[_Key, Trace]] = {}
+        self._files = TraceFiles()
 
     def version(self, name: str, workers: int) -> str | None:
         """Return the version of a method that answers, None if there is none."""
@@ -46,34 +65,28 @@ class Traces:
             ImportError: it is not on disk and the peer is not installed.
         """
         path = self._folder(name, workers) / f"{self.version(name, workers) or 'missing'}.jsonl"
-        known = self._known(path)
-        key = task.task_id, seed, epochs
-        if key not in known:
+
+        def measure() -> Trace:
             if method(name).version is None:
                 raise ImportError(f"{name} is not installed in a version that has it")
-            problem = self._problem(task)
+            problem = self.problem(task)
             search = method(name).make(problem.space, seed, problem.max_epochs)
-            known[key] = _rounded(simulate(search, problem, workers=workers, epochs=epochs))
-            _append(path, key, known[key])
-        return known[key]
+            return simulate(search, problem, workers=workers, epochs=epochs)
+
+        return self._files.get(path, (task.task_id, seed, epochs), measure)
 
     def reference(self, task: Task) -> Reference:
         """Return what the task's regret is measured against."""
         path = self._ours / "reference" / f"{task.task_id}.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(dataclasses.asdict(find_reference(self._problem(task)))))
+            path.write_text(json.dumps(dataclasses.asdict(find_reference(self.problem(task)))))
         return Reference(**json.loads(path.read_text()))
 
-    def _known(self, path: Path) -> dict[_Key, Trace]:
-        if path not in self._read:
-            lines = path.read_text().splitlines() if path.exists() else []
-            self._read[path] = dict(map(_parsed, lines))
-        return self._read[path]
-
-    def _problem(self, task: Task) -> Problem:
+    def problem(self, task: Task) -> Problem:
+        """Return the training on a task; that of the last one is remembered."""
         if task not in self._problems:
-            self._problems = {task: self._bench.problem(task)}  # one task's curves at a time are enough
+            self._problems = {task: self._bench.problem(task)}
         return self._problems[task]
 
     def _folder(self, name: str, workers: int) -> Path:

@@ -48,7 +48,7 @@ class Entry:
     def version(self) -> str | None:
         """What traces of this search are filed under; None where the peer is not installed."""
         if self.ours:
-            return _fingerprint()
+            return fingerprint()
         if self.package is None:
             return "1"
         needed = Requirement(self.package)
@@ -95,12 +95,18 @@ def method(name: str) -> Entry:
 
 
 @cache
-def _fingerprint() -> str:
-    """Return a digest of the engine's sources, as its version says too little while it is worked on."""
+def fingerprint(*rooms: str) -> str:
+    """Return a digest of the engine's sources, as its version says too little while it is worked on.
+
+    Args:
+        rooms: folders of the package beside those of the engine.
+    """
     import mlflow_hpo
 
     root = Path(mlflow_hpo.__file__).parent
     sources = [root / "space.py", root / "auto.py", root / "optimizer.py"]
-    sources += sorted((root / "searchers").glob("*.py")) + sorted((root / "schedulers").glob("*.py"))
+    sources += [
+        path for room in ("searchers", "schedulers", *rooms) for path in sorted((root / room).glob("*.py"))
+    ]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     return f"{version('mlflow-hpo')}-{digest[:8]}"
