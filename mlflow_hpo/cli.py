@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlflow_hpo.errors import ConfigError, HpoError
+
+if TYPE_CHECKING:
+    from mlflow_hpo.metalearning.warm_start import WarmStart
 
 USAGE, RUNTIME, INTERRUPTED = 2, 1, 130  # exit codes
 
@@ -117,6 +120,64 @@ def show(run_id: str, debug: bool) -> None:
 
         for line in ending(read_study(run_id)):
             click.echo(line)
+
+
+def _asked(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a command that asks what earlier studies taught."""
+    options = [
+        click.option("--config", default="", metavar="FILE", help="The search.yaml of the new study."),
+        click.option("--data", default="", help="The data of the new study, as for run."),
+        click.option("--target", default="", metavar="COLUMN", help="The column to predict."),
+        click.option(
+            "--history",
+            default="auto",
+            show_default=True,
+            metavar="EXPERIMENT,...",
+            help="Where to look; auto is all experiments.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="All of it as JSON."),
+        click.option("--debug", is_flag=True, help="Show tracebacks."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@main.command()
+@_asked
+@click.option("--top", default=10, show_default=True, type=click.IntRange(1), help="So many at most.")
+def suggest(config: str, data: str, target: str, history: str, as_json: bool, debug: bool, top: int) -> None:
+    """Print the configurations that a new study would begin with, and where they come from.
+
+    Nothing is trained and nothing is written.
+    """
+    with reported(debug):
+        from mlflow_hpo.reports.suggestions import suggestions
+
+        known = _known(config, data, target, history)
+        click.echo(known.to_json() if as_json else "\n".join(suggestions(known, top)))
+
+
+@main.command()
+@_asked
+def history(config: str, data: str, target: str, history: str, as_json: bool, debug: bool) -> None:
+    """Print the tasks that earlier studies know, and how much each counts for a new one."""
+    with reported(debug):
+        from mlflow_hpo.reports.suggestions import tasks
+
+        known = _known(config, data, target, history)
+        click.echo(known.to_json() if as_json else "\n".join(tasks(known)))
+
+
+def _known(config: str, data: str, target: str, history: str) -> WarmStart:
+    """Return what a study of the bundled training would begin with."""
+    from mlflow_hpo.study import Study
+
+    train, keys = bundled_study(config, {"data": data, "target": target, "warm_start": history})
+    known = Study(train, **keys).warm_start
+    if known is None:
+        raise ConfigError("history", "must name an experiment, or be auto")
+    return known
 
 
 def bundled_study(config: str, flags: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

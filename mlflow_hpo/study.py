@@ -142,6 +142,11 @@ class Study:
         return self.optimizer.best
 
     @property
+    def warm_start(self) -> WarmStart | None:
+        """What the study begins with, None if it was not asked to look."""
+        return self._warm_start
+
+    @property
     def run_id(self) -> str:
         """Id of the parent run, once the study runs."""
         return self._tracker.run_id

@@ -283,3 +283,52 @@ def test_the_flag(flag, names):
     _, keys = bundled_study("", {"warm_start": flag, "data": "wine"})
     assert StudyConfig.parse(keys).warm_start == names
     assert "--warm-start" in CliRunner().invoke(main, ["run", "--help"]).output
+
+
+@pytest.fixture
+def searched(store, tmp_path):
+    """Two studies of the bundled training, and the search.yaml that they and their commands share."""
+    config = tmp_path / "search.yaml"
+    config.write_text(
+        "space: {learning_rate: {type: float, low: 1.0e-3, high: 1.0e-1, log: true}}\n"
+        "searcher: random\nscheduler: full\nmax_resource: 1\ntrials: 3\n"
+    )
+    for data in ("wine", "breast_cancer"):
+        train, keys = bundled_study(str(config), {"data": data, "experiment": f"of {data}"})
+        Study(train, **keys).run()
+    return config
+
+
+def asked(*arguments):
+    result = CliRunner().invoke(main, [*map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_suggest_and_history_say_what_is_known_and_where_it_comes_from(store, searched):
+    lines = asked("suggest", "--config", searched, "--data", "digits", "--top", 2).splitlines()
+    assert lines[0] == "6 trials on 2 tasks in all experiments say what to try"
+    assert lines[1].startswith("1. learning_rate=0.")
+    assert len(lines) == 1 + 2 * 2
+    run = store.get_run(lines[2].split("run ")[1])
+    assert float(run.data.params["learning_rate"]) == pytest.approx(float(lines[1].split("=")[1]), rel=1e-3)
+
+    told = asked("history", "--config", searched, "--data", "digits", "--history", "of wine")
+    assert "3 trials on 1 task in of wine say what to try" in told
+    assert "100%      3 trials  wine" in told
+    assert "rows" in told
+
+    plain = json.loads(asked("suggest", "--config", searched, "--data", "digits", "--json"))
+    assert [len(plain[key]) for key in ("studies", "tasks", "configurations")] == [2, 2, 3]  # the same seed
+    assert store.get_experiment_by_name("Default").experiment_id == "0"
+    assert not store.search_runs(["0"])  # nothing was written
+
+
+def test_suggest_names_what_is_wrong(store, searched):
+    for arguments, message in (
+        (("--history", "nowhere"), "there is no active experiment 'nowhere'"),
+        (("--data", "nothing.csv"), "nothing.csv"),
+    ):
+        result = CliRunner().invoke(main, ["suggest", "--config", str(searched), *arguments])
+        assert result.exit_code == 2
+        assert message in result.output
