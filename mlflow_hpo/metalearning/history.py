@@ -57,7 +57,7 @@ class History:
         tasks: the tasks, each with at least one trial.
         mode: "max" or "min", the better side of the values.
         skipped: how many trials or studies were left out, by reason.
-        studies: run ids of the studies it comes from, if it was mined.
+        studies, runs: run ids of the studies and of the plain runs it comes from, if it was mined.
 
     >>> History.from_records([
     ...     {"task": "digits", "features": {"rows": 1797}, "config": {"x": 0.5}, "curve": [[1, 0.8]]},
@@ -73,11 +73,13 @@ class History:
         mode: str = "max",
         skipped: Mapping[str, int] | None = None,
         studies: Iterable[str] = (),
+        runs: Iterable[str] = (),
     ) -> None:
         self.tasks = tuple(tasks)
         self.mode = one_of("mode", mode, ("max", "min"))
         self.skipped = dict(skipped or {})
         self.studies = tuple(studies)
+        self.runs = tuple(runs)
         self._checked: SearchSpace | None = None  # a space that contains all configurations
         self._models: dict[tuple[str, SearchSpace], TaskModel] = {}  # of a task, in a space
 
@@ -112,13 +114,14 @@ class History:
         mode: str,
         skipped: Mapping[str, int],
         studies: Iterable[str],
+        runs: Iterable[str] = (),
     ) -> History:
         """Return a history of records of which some may be malformed: these are left out.
 
         Args:
             records, mode: as in `from_records`.
             skipped: what was left out before.
-            studies: run ids of the studies that the records come from.
+            studies, runs: run ids of the studies and of the plain runs that the records come from.
         """
         read = []
         unreadable = 0
@@ -128,7 +131,7 @@ class History:
             except (ConfigError, OverflowError):
                 unreadable += 1
         counted = Counter(skipped) + Counter({"trials that cannot be read": unreadable})
-        return cls._of(read, mode=mode, skipped=counted, studies=studies)
+        return cls._of(read, mode=mode, skipped=counted, studies=studies, runs=runs)
 
     @classmethod
     def _of(
@@ -138,6 +141,7 @@ class History:
         mode: str,
         skipped: Mapping[str, int] | None = None,
         studies: Iterable[str] = (),
+        runs: Iterable[str] = (),
     ) -> History:
         features: dict[str, dict[str, float]] = {}
         trials: dict[str, list[PastTrial]] = {}
@@ -149,7 +153,7 @@ class History:
             else:
                 left_out["without a finite value"] += 1
         tasks = (PastTask(name, features[name], tuple(tried)) for name, tried in trials.items())
-        return cls(tasks, mode=mode, skipped=left_out, studies=studies)
+        return cls(tasks, mode=mode, skipped=left_out, studies=studies, runs=runs)
 
     @classmethod
     def from_mlflow(
@@ -160,18 +164,20 @@ class History:
         mode: str,
         space: SearchSpace,
     ) -> History:
-        """Return the history that the studies of this package left in MLflow.
+        """Return the history that MLflow holds: studies of this package, and plain runs of any script.
 
-        Only the parent runs are listed; what became of the trials is read from one artifact of each.
+        Of a study only the parent run is listed; what became of its trials is read from one artifact. Which
+        plain runs there are, and how they are read, says `mlflow_hpo.metalearning.plain_runs`.
 
         Args:
-            sources: names of the experiments to look at, and ``runs:/<run id>`` for single studies; None for
-                all experiments.
-            metric, mode: what is optimised; studies of another metric or mode are left out.
-            space: trials whose configuration it does not contain are left out.
+            sources: names of the experiments to look at, and ``runs:/<run id>`` for single studies and plain
+                runs; None for all experiments.
+            metric, mode: what is optimised; studies of another metric or mode are left out, as are runs
+                without the metric. A plain run says nothing of the mode: that it is the same is believed.
+            space: trials and runs whose configuration it does not contain are left out.
 
         Raises:
-            ConfigError: there is no such experiment or study.
+            ConfigError: there is no such experiment, study or plain run.
             StudyError: the store cannot be used.
         """
         from mlflow_hpo.metalearning.mining import mine  # imports MLflow
@@ -232,7 +238,7 @@ class History:
                 try:
                     kept.append(replace(trial, config=space.validate(trial.config)))
                 except ConfigError as error:
-                    skipped[_why_outside(error, space)] += 1
+                    skipped[why_outside(error, space)] += 1
             if kept:
                 tasks.append(replace(task, trials=tuple(kept)))
         return self._like(tasks, skipped, space)
@@ -240,7 +246,7 @@ class History:
     def _like(
         self, tasks: Iterable[PastTask], skipped: Mapping[str, int], checked: SearchSpace | None
     ) -> History:
-        history = History(tasks, mode=self.mode, skipped=skipped, studies=self.studies)
+        history = History(tasks, mode=self.mode, skipped=skipped, studies=self.studies, runs=self.runs)
         history._checked = checked
         history._models = self._models
         return history
@@ -312,7 +318,8 @@ def _curve(points: Any) -> Curve:
     return tuple((epoch, value) for epoch, value in sorted(read.items()) if not math.isnan(value))
 
 
-def _why_outside(error: ConfigError, space: SearchSpace) -> str:
+def why_outside(error: ConfigError, space: SearchSpace) -> str:
+    """Return the reason to leave a trial out whose configuration `space` refused."""
     if error.field not in space:
         return "with a parameter that the space does not have"
     if error.problem == "is missing":

@@ -1,11 +1,11 @@
-"""Mining: the history that studies left in MLflow."""
+"""Mining: the history that MLflow holds."""
 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +18,57 @@ from mlflow.tracking import MlflowClient
 from mlflow_hpo.errors import ConfigError, StudyError
 from mlflow_hpo.metalearning.features import task_features
 from mlflow_hpo.metalearning.history import History
+from mlflow_hpo.metalearning.plain_runs import Mined, plain_runs, usable
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.connect import ask, connect, impatient, reach_artifacts
 from mlflow_hpo.tracking.history import HISTORY, SCHEMA, WRITTEN
 
 _PAGE = 1000  # runs a request
+_FEW = 4  # runs that are named one by one; more of them are looked up together
+_AT_ONCE = 100  # named runs a request
+_RUN_ID = re.compile(r"[A-Za-z0-9][\w\-]{0,255}", re.ASCII)
 _PATIENCE = 3  # studies in a row whose artifacts cannot be read
 _DAMAGED = (KeyError, TypeError, ValueError, OverflowError, RecursionError)  # what a damaged record brings
 
 
-RUNS = "runs:/"  # begins the name of a single study
+RUNS = "runs:/"  # begins the name of a single study or plain run
 
 
 def mine(sources: Sequence[str] | None, *, metric: str, mode: str, space: SearchSpace) -> History:
     """Return what `History.from_mlflow` promises."""
     client = connect()
-    skipped: Counter[str] = Counter()
-    records: list[dict[str, Any]] = []
-    used: list[str] = []
+    named = _named_runs(client, [source for source in sources or () if source.startswith(RUNS)], metric)
+    names = None if sources is None else [source for source in sources if not source.startswith(RUNS)]
+    experiments = _experiments(client, names)
+    studies = _read(_studies(client, named, experiments), metric, mode, space)
+    plain = plain_runs(
+        client,
+        [(run, experiment) for run, experiment in named if not _is_study(run)],
+        experiments,
+        metric=metric,
+        mode=mode,
+        space=space,
+        taken={record["task"] for record in studies.records if record},
+    )
+    return History.mined(
+        [*studies.records, *plain.records],
+        mode=mode,
+        skipped=studies.skipped + plain.skipped,
+        studies=studies.run_ids,
+        runs=plain.run_ids,
+    ).within(space)
+
+
+def _read(studies: Iterable[tuple[Run, str]], metric: str, mode: str, space: SearchSpace) -> Mined:
+    """Read what the studies wrote down."""
+    mined = Mined()
     unreadable = 0  # studies, one after the other
-    for parent, experiment in _studies(client, sources):
+    for parent, experiment in studies:
         tags = parent.data.tags
         if (tags.get("hpo.metric"), tags.get("hpo.mode")) != (metric, mode):
-            skipped["studies of another metric"] += 1
+            mined.skipped["studies of another metric"] += 1
         elif WRITTEN not in tags:
-            skipped["studies without a history"] += 1
+            mined.skipped["studies without a history"] += 1
         else:
             try:
                 facts, trials = _written(parent)
@@ -50,38 +76,76 @@ def mine(sources: Sequence[str] | None, *, metric: str, mode: str, space: Search
                 unreadable += 1
                 if unreadable == _PATIENCE:  # the store is away: the others would take their time, too
                     raise
-                skipped["studies whose history cannot be read"] += 1
+                mined.skipped["studies whose history cannot be read"] += 1
             except _DAMAGED:
-                skipped["studies whose history is damaged"] += 1
+                mined.skipped["studies whose history is damaged"] += 1
             else:
                 unreadable = 0
-                used.append(parent.info.run_id)
-                records += _records(trials, _task(tags, facts, experiment), task_features(facts), space)
-    return History.mined(records, mode=mode, skipped=skipped, studies=used).within(space)
+                mined.run_ids.append(parent.info.run_id)
+                task = _task(tags, facts, experiment)
+                mined.records.extend(_records(trials, task, task_features(facts), space))
+    return mined
 
 
-def _studies(client: MlflowClient, sources: Sequence[str] | None) -> Iterator[tuple[Run, str]]:
-    """Yield the parent runs with the names of their experiments: the single ones, then the latest first."""
-    single = [source for source in sources or () if source.startswith(RUNS)]
-    for source in single:
-        yield _single(client, source)
-    if sources is None or len(single) < len(sources):
-        names = None if sources is None else [name for name in sources if name not in single]
-        experiments = _experiments(client, names)
-        for parent in _parents(client, list(experiments)):
+def _studies(
+    client: MlflowClient, named: Sequence[tuple[Run, str]], experiments: Mapping[str, str]
+) -> Iterator[tuple[Run, str]]:
+    """Yield the parent runs with the names of their experiments: the named ones, then the latest first."""
+    single = {run.info.run_id: (run, experiment) for run, experiment in named if _is_study(run)}
+    yield from single.values()
+    for parent in _parents(client, list(experiments)):
+        if parent.info.run_id not in single:
             yield parent, experiments[parent.info.experiment_id]
 
 
-def _single(client: MlflowClient, source: str) -> tuple[Run, str]:
-    parent = ask(
-        "MLFLOW_TRACKING_URI: cannot read a study", _found, client.get_run, source.removeprefix(RUNS)
-    )
-    if parent is None or parent.data.tags.get("hpo.kind") != "study":
-        raise ConfigError("warm_start", f"there is no study {source!r:.100}")
+def _is_study(run: Run) -> bool:
+    return run.data.tags.get("hpo.kind") == "study"
+
+
+def _named_runs(client: MlflowClient, sources: Sequence[str], metric: str) -> list[tuple[Run, str]]:
+    """Return the studies and plain runs that `sources` name, with the names of their experiments."""
+    run_ids = list(dict.fromkeys(source.removeprefix(RUNS) for source in sources))
+    found = _looked_up(client, run_ids)
+    return [_single(client, run_id, metric, found.get(run_id)) for run_id in run_ids]
+
+
+def _looked_up(client: MlflowClient, run_ids: Sequence[str]) -> dict[str, tuple[Run, str]]:
+    """Return what there is of the runs in active experiments, many in a request."""
+    wanted = [run_id for run_id in run_ids if _RUN_ID.fullmatch(run_id)]
+    if len(wanted) < _FEW:
+        return {}
+    experiments = _experiments(client, None)
+    found: dict[str, tuple[Run, str]] = {}
+    for start in range(0, len(wanted), _AT_ONCE):
+        listed = ", ".join(f"'{run_id}'" for run_id in wanted[start : start + _AT_ONCE])
+        page = ask(
+            "MLFLOW_TRACKING_URI: cannot read the studies and runs",
+            client.search_runs,
+            list(experiments),
+            f"attributes.run_id IN ({listed})",
+            max_results=_AT_ONCE,
+        )
+        found |= {run.info.run_id: (run, experiments[run.info.experiment_id]) for run in page}
+    return found
+
+
+def _single(client: MlflowClient, run_id: str, metric: str, known: tuple[Run, str] | None) -> tuple[Run, str]:
+    """Return a study or plain run with the name of its experiment; `known` saves the requests for them."""
+    if known:
+        run: Run | None = known[0]
+    else:
+        run = ask("MLFLOW_TRACKING_URI: cannot read a study or run", _found, client.get_run, run_id)
+    if run is None or not (_is_study(run) or usable(run, metric)):
+        raise ConfigError(
+            "warm_start",
+            f"there is no study {RUNS + run_id!r:.100}, nor such a run that ended with {metric!r:.100}",
+        )
+    if known:
+        return known
     experiment = ask(
-        "MLFLOW_TRACKING_URI: cannot look up an experiment", client.get_experiment, parent.info.experiment_id
+        "MLFLOW_TRACKING_URI: cannot look up an experiment", client.get_experiment, run.info.experiment_id
     )
-    return parent, experiment.name
+    return run, experiment.name
 
 
 def _found(get: Callable[[str], Run], run_id: str) -> Run | None:

@@ -40,15 +40,16 @@ class WarmStart:
         """Mine MLflow.
 
         Args:
-            sources: experiments and studies, as `History.from_mlflow` takes them; only "auto" for all.
+            sources: experiments, studies and plain runs, as `History.from_mlflow` takes them; with "auto"
+                among them all.
             metric, mode, space: of the new study.
             facts: what the training says of its data.
 
         Raises:
-            ConfigError: there is no such experiment or study.
+            ConfigError: there is no such experiment, study or plain run.
             StudyError: the store cannot be used.
         """
-        chosen = None if tuple(sources) == ("auto",) else tuple(sources)
+        chosen = None if "auto" in sources else tuple(sources)
         history = History.from_mlflow(chosen, metric=metric, mode=mode, space=space)
         features = task_features(facts)
         return cls(history, Portfolio(history, space, features) if history else None, features, chosen)
@@ -60,8 +61,8 @@ class WarmStart:
 
     @property
     def studies(self) -> tuple[str, ...]:
-        """The studies that the history comes from, as sources; they bring the same warm start again."""
-        return tuple(f"{RUNS}{run_id}" for run_id in self.history.studies)
+        """The studies and plain runs that the history comes from; as sources they bring the same again."""
+        return tuple(f"{RUNS}{run_id}" for run_id in (*self.history.studies, *self.history.runs))
 
     def origins(self) -> dict[Any, str]:
         """Return task and run id of each of the entries, by `config_key`."""
@@ -84,6 +85,7 @@ class WarmStart:
             {
                 "sources": "auto" if self.sources is None else list(self.sources),
                 "studies": list(self.history.studies),
+                "runs": list(self.history.runs),
                 "sha256": self._digest(),
                 "features": dict(self.features),
                 "configurations": [_plain(entry) for entry in self.entries[:_SHOWN]],
@@ -111,11 +113,10 @@ class WarmStart:
 
 
 def _listed(sources: Sequence[str]) -> str:
-    """Return the sources in words; many studies are counted only."""
-    studies = [source for source in sources if source.startswith(RUNS)]
+    """Return the sources in words; single studies and plain runs are counted only."""
+    single = sum(source.startswith(RUNS) for source in sources)
     experiments = [source for source in sources if not source.startswith(RUNS)]
-    named = [counted(len(studies), "study").replace("studys", "studies")] if studies else []
-    return ", ".join([*experiments, *named])
+    return ", ".join([*experiments, *([counted(single, "named run")] if single else [])])
 
 
 def _plain(entry: Entry) -> dict[str, Any]:

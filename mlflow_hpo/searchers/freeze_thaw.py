@@ -123,14 +123,11 @@ class FreezeThawSearcher(Searcher):
             config = self._evenly_spread()
         else:
             config = self._candidates.get(point.tobytes()) or self.space.from_unit(point.tolist())
-        self._add(trial_id, config)
+        self.adopt(trial_id, config)
         return config
 
     def adopt(self, trial_id: int, config: Config) -> None:
         """Count the trial as pending."""
-        self._add(trial_id, config)
-
-    def _add(self, trial_id: int, config: Config) -> None:
         point = self._encoding.point(self.space.to_unit(config))
         self._points[trial_id] = point
         self._tried.add(self._encoding.snap(point[None])[0].tobytes())
