@@ -82,7 +82,7 @@ def main() -> None:
     "--warm-start",
     default="",
     metavar="EXPERIMENT,...",
-    help="Begin with what earlier studies in these experiments found best, or in all of them: auto.",
+    help="Begin with what earlier studies and runs in these experiments taught, or in all of them: auto.",
 )
 @click.option("--experiment", default="", help="MLflow experiment, created if need be.")
 @click.option("--name", default="", help="Name of the parent run.")

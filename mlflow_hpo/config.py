@@ -130,8 +130,8 @@ class StudyConfig(_Section):
         seed: seed of the search; the seeds of the trials derive from it.
         budget: further limits.
         points: configurations to try first.
-        warm_start: names of experiments whose studies say what to try, ``runs:/<run id>`` for single
-            studies; "auto" for all experiments.
+        warm_start: names of experiments whose studies and plain runs say what to try, ``runs:/<run id>``
+            for single ones; "auto" for all experiments.
         early_stopping: ``patience``, ``min_delta`` and ``divergence``: trials stop by their own curves, too.
         goal: value of the metric at which the study ends.
         constraints: bounds on other metrics, such as "latency_ms <= 20"; who breaks one is infeasible.

@@ -67,7 +67,7 @@ class SyneTune:
 
 
 def make(space: SearchSpace, seed: int, max_epochs: int, *, name: str) -> SyneTune:
-    """Return one of Syne Tune's baselines at its defaults, its debugging output left out."""
+    """Return one of Syne Tune's baselines at its defaults, but for what is said of models below."""
     domain: dict[str, Any] = {key: written(each) for key, each in space.items()} | {"epochs": max_epochs}
     options: dict[str, Any] = {
         "metric": "value",
@@ -79,7 +79,8 @@ def make(space: SearchSpace, seed: int, max_epochs: int, *, name: str) -> SyneTu
         "reduction_factor": 3,
     }
     if name in _MODEL_BASED:
-        options["search_options"] = {"debug_log": False}
+        # from 150 values on the model is fitted for every tenth proposal only: by then a fit takes a second
+        options["search_options"] = {"debug_log": False, "opt_skip_period": 10}
     return SyneTune(getattr(baselines, name)(domain, **options), max_epochs)
 
 

@@ -104,7 +104,7 @@ def _is_study(run: Run) -> bool:
 
 def _named_runs(client: MlflowClient, sources: Sequence[str], metric: str) -> list[tuple[Run, str]]:
     """Return the studies and plain runs that `sources` name, with the names of their experiments."""
-    run_ids = list(dict.fromkeys(source.removeprefix(RUNS) for source in sources))
+    run_ids = [source.removeprefix(RUNS) for source in sources]
     found = _looked_up(client, run_ids)
     return [_single(client, run_id, metric, found.get(run_id)) for run_id in run_ids]
 

@@ -129,7 +129,7 @@ def plain_runs(
     seen = set()
     found = ((run, experiments[run.info.experiment_id]) for run in _found(client, experiments, metric, space))
     for run, experiment in chain(named, found):  # no more than a page at a time
-        if run.info.run_id in seen:  # named as well, or moved to the next page by a new run
+        if run.info.run_id in seen:  # named as well, or found twice
             continue
         seen.add(run.info.run_id)
         try:
@@ -154,7 +154,7 @@ def usable(run: Run, metric: str) -> bool:
 def _found(
     client: MlflowClient, experiments: Mapping[str, str], metric: str, space: SearchSpace
 ) -> Iterator[Run]:
-    """Yield the runs that have the metric and a param of the space, the latest first.
+    """Yield the runs that have the metric and a param of the space, the latest first; some come twice.
 
     Those that lack a param come only from among the 1,000 latest runs, so that they can be told of; of a
     server that is full of other things not all is transferred.
@@ -168,11 +168,8 @@ def _found(
     wide = [has_metric, *ended, "tags.`hpo.kind` IS NULL"]
     narrow = [*wide, *(f"params.`{name}` IS NOT NULL" for name in needed)]
     latest = _page(client, experiments, wide)
+    yield from (run for run in latest if any(name in run.data.params for name in space))
     whole = not latest.token
-    for run in latest:
-        lacks = any(name not in run.data.params for name in needed)
-        if (whole or lacks) and any(name in run.data.params for name in space):
-            yield run
     token: str | None = None
     while not whole:
         page = _page(client, experiments, narrow, token)

@@ -366,13 +366,22 @@ def test_only_runs_that_ended_with_the_metric_can_be_named(store):
 
 
 @pytest.mark.parametrize("number", [1, 5])  # one by one, and in one request
-def test_named_runs_are_looked_up(store, number):
+def test_named_runs_are_looked_up(store, number, monkeypatch):
     run_ids = [logged(store) for _ in range(number)]
     store.delete_run(run_ids[0])
     sources = [f"runs:/{run_id}" for run_id in run_ids]
+    alone = []
+    get_run = MlflowClient.get_run
+
+    def counting(self, run_id):
+        alone.append(run_id)
+        return get_run(self, run_id)
+
+    monkeypatch.setattr(MlflowClient, "get_run", counting)
 
     history = mined(sources)
 
+    assert alone == run_ids[:1]  # which is not found among the active ones
     assert history.runs == tuple(run_ids)
     assert [task.name for task in history.tasks] == ["plain runs in plain"]
     where = f"{number} named run{'s' * (number > 1)}"
