@@ -47,13 +47,11 @@ class Problem(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """One of LCBench's tasks."""
+    """One of LCBench's tasks; `facts` are of its data, as studies record them."""
 
     task_id: str
     name: str
-    facts: Mapping[str, str] = field(
-        default_factory=dict, compare=False
-    )  # of its data, as studies record them
+    facts: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 class LcBench:

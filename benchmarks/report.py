@@ -39,11 +39,6 @@ def quality_row(name: str, quality: Quality, version: str) -> list[str]:
     return [f"`{name}`", *cells, speed_up, version]
 
 
-def counted(number: int, what: str) -> str:
-    """Return a number and what it counts, in words."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
 def command() -> str:
     """Return the command that is running, as it would be typed at the root of the checkout."""
     return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])

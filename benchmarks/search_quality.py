@@ -9,9 +9,12 @@ from pathlib import Path
 import click
 from lcbench import MAX_EPOCHS, LcBench
 from methods import METHODS
+from options import path_option, split_option
 from quality import assess
-from report import DOCS, counted, markdown_table, quality_row, write_section
+from report import DOCS, markdown_table, quality_row, write_section
 from traces import CACHE, Traces
+
+from mlflow_hpo.metalearning.history import counted
 
 _OURS = ["auto+auto", "tpe+hyperband", "random+asha"]
 
@@ -21,14 +24,8 @@ def _comma_separated(context: click.Context, parameter: click.Parameter, value: 
 
 
 @click.command()
-@click.option(
-    "--path",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=Path("../shared/lcbench"),
-    show_default=True,
-    help="Folder of the surrogate.",
-)
-@click.option("--split", type=click.Choice(["dev", "holdout"]), default="dev", show_default=True)
+@path_option
+@split_option
 @click.option(
     "--methods",
     callback=_comma_separated,

@@ -11,15 +11,17 @@ import click
 import numpy as np
 from lcbench import MAX_EPOCHS, LcBench, Task
 from methods.transfer import OURS, TRANSFER, TransferEntry
+from options import path_option, split_option
 from packaging.version import Version
 from past import TRIALS, mined, name_in_history, past_trials
 from quality import assess
-from report import DOCS, counted, markdown_table, quality_row, write_section
+from report import DOCS, markdown_table, quality_row, write_section
 from simulator import Trace, simulate
 from traces import CACHE, PEERS, TraceFiles, Traces
 
 from mlflow_hpo import History
 from mlflow_hpo.metalearning.features import task_features
+from mlflow_hpo.metalearning.history import counted
 
 _COLD = ["random", "auto+auto"]  # the measure of the speed-up, and what a warm start is to be better than
 
@@ -32,20 +34,19 @@ class Past:
         self._tasks = tasks
         self._others = others
         self._inverted = inverted
-        self._mined: dict[int, History] = {}
+        self._known: dict[tuple[int, bool], History] = {}  # the last one, by seed and whose it is
 
     def of(self, entry: TransferEntry, task: Task, seed: int) -> History:
         """Return what is told of other tasks: ours have it from MLflow, the peers by hand."""
-        if seed not in self._mined:
-            self._mined = {
-                seed: self._mine(seed) if entry.module != "syne_tune_transfer" else self._told(seed)
-            }
+        key = seed, entry.ours
+        if key not in self._known:
+            self._known = {key: self._mine(seed) if entry.ours else self._told(seed)}
         others = [each for each in self._tasks if each != task]
         if self._others is not None:
             rng = np.random.default_rng([seed, int(task.task_id)])
             chosen = rng.permutation(len(others))[: self._others]
             others = [others[at] for at in sorted(chosen)]
-        history = self._mined[seed]
+        history = self._known[key]
         return history.without(*({each.name for each in history.tasks} - {*map(name_in_history, others)}))
 
     def _mine(self, seed: int) -> History:
@@ -61,14 +62,8 @@ class Past:
 
 
 @click.command()
-@click.option(
-    "--path",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=Path("../shared/lcbench"),
-    show_default=True,
-    help="Folder of the surrogate.",
-)
-@click.option("--split", type=click.Choice(["dev", "holdout"]), default="dev", show_default=True)
+@path_option
+@split_option
 @click.option("--methods", default=",".join([*OURS, *TRANSFER]), show_default=True)
 @click.option("--tasks", type=int, help="The first so many tasks of the split as targets; all by default.")
 @click.option("--seeds", type=int, default=5, show_default=True)

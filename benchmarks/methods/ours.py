@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from simulator import Job
 
-from mlflow_hpo import Decision, Optimizer, SearchSpace
+from mlflow_hpo import Decision, History, Optimizer, SearchSpace
 
 
 class Ours:
@@ -30,9 +31,17 @@ class Ours:
 
 
 def make(
-    space: SearchSpace, seed: int, max_epochs: int, *, searcher: Any, scheduler: Any, min_epochs: int
+    space: SearchSpace,
+    seed: int,
+    max_epochs: int,
+    *,
+    searcher: Any,
+    scheduler: Any,
+    min_epochs: int,
+    history: History | None = None,
+    features: Mapping[str, float] | None = None,
 ) -> Ours:
-    """Return a search with a searcher and a scheduler by their names."""
+    """Return a search with a searcher and a scheduler by their names, told of other tasks or of none."""
     return Ours(
         Optimizer(
             space,
@@ -42,5 +51,7 @@ def make(
             min_resource=min_epochs,
             max_resource=max_epochs,
             seed=seed,
+            history=history,
+            task={"features": features},
         )
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from simulator import Method
 
-from methods import Entry, fingerprint
+from methods import MIN_EPOCHS, Entry, fingerprint
 from mlflow_hpo import History, SearchSpace
 
 
@@ -36,6 +36,11 @@ class TransferEntry(Entry):
         return make(space, seed, max_epochs, **known, **self.options)
 
 
+def _ours(searcher: str, scheduler: str) -> TransferEntry:
+    options = {"searcher": searcher, "scheduler": scheduler, "min_epochs": MIN_EPOCHS}
+    return TransferEntry("ours", None, options)
+
+
 _SYNE = "syne-tune<0.14"
 TRANSFER = {
     "best-of-each": TransferEntry("portfolios", None, {"name": "best-of-each"}),
@@ -46,6 +51,6 @@ TRANSFER = {
     "syne-quantile": TransferEntry("syne_tune_transfer", _SYNE, {"name": "quantile"}),
 }
 OURS = {
-    "auto": TransferEntry("ours_transfer", None, {"searcher": "auto", "scheduler": "auto"}),
-    "tpe+asha": TransferEntry("ours_transfer", None, {"searcher": "tpe", "scheduler": "asha"}),
+    "auto": _ours("auto", "auto"),
+    "tpe+asha": _ours("tpe", "asha"),
 }

@@ -200,17 +200,7 @@ class History:
     def prior(
         self, space: SearchSpace, levels: Sequence[int], mode: str, task: Mapping[str, Any]
     ) -> Prior | None:
-        """Return what to expect of a new task, None where the history has nothing to tell.
-
-        Args:
-            space: what is searched.
-            levels: the epochs at which trials are compared, ascending.
-            mode: must be that of the history.
-            task: its ``name``, and its ``features``, numbers by name; both may be missing.
-
-        Raises:
-            ConfigError: `mode` or `task` is wrong.
-        """
+        """Return what `Experience.prior` promises; `mode` must be that of the history."""
         from mlflow_hpo.metalearning.portfolio import Portfolio
 
         if mode != self.mode:

@@ -21,8 +21,8 @@ _STEP = 2.0  # factor between the epochs of a curve that it sees
 class TaskModel:
     """A Gaussian process of a task's learning curves.
 
-    Losses become the normal quantiles of their ranks, so that tasks can be compared, whatever their scales. A
-    trial that failed has an infinite one, which ranks last, at the epoch after its last.
+    Losses are `scaled`, so that tasks can be compared. A trial that failed has an infinite one, which ranks
+    last, at the epoch after its last.
 
     Args:
         task: what was tried; its configurations are valid in `space`.
