@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -35,11 +35,12 @@ class Assignment:
 class Adviser(Protocol):
     """A searcher that models learning curves, and so knows more of the paused trials than their losses."""
 
-    def advise(self, paused: Mapping[int, int], *, may_start: bool) -> int | None:
+    def advise(self, paused: Mapping[int, Sequence[tuple[float, int]]], *, may_start: bool) -> int | None:
         """Return which of the paused trials should go on now, None if a new trial promises more.
 
         Args:
-            paused: the trials to choose from, not empty, with the epochs that each was trained.
+            paused: the trials to choose from, at least one, by the epochs that they were trained: (loss, id),
+                ascending. To be looked at only.
             may_start: whether a new trial may start; if not, one of those paused is returned.
         """
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from bisect import insort
+from bisect import bisect_left, insort
 from typing import Any
 
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.schedulers.base import Adviser, Assignment, Decision, Scheduler
 from mlflow_hpo.schedulers.rungs import halving_resource, reduction_factor, rung_levels
 
-_CANDIDATES = 100  # so many of the best paused trials of each level are thought of
 _SLACK = 2.0  # times the epochs of successive halving may be taken
 
 
@@ -18,8 +17,7 @@ class FreezeThawScheduler(Scheduler):
     """Pauses every trial at each level and goes on with the one that the searcher's model promises most of.
 
     Whenever a worker is free, the searcher is asked whether one of the paused trials, and which one, promises
-    more than a new trial. It chooses among the 100 of each level with the least loss there.
-    Trials without a finite loss never go on.
+    more than a new trial. Trials without a finite loss never go on.
 
     Whatever the model says, no trial goes to a level for which more epochs were handed out than for all later
     ones together and a full training, unless there is nothing else to do: a model that errs about what early
@@ -92,12 +90,8 @@ class FreezeThawScheduler(Scheduler):
             return None
         levels = [level for level, waiting in enumerate(self._waiting) if waiting]
         due = [level for level in levels if not self._overdrawn(level + 1)] or levels
-        candidates = {
-            trial_id: self.levels[level]
-            for level in due
-            for _, trial_id in self._waiting[level][:_CANDIDATES]
-        }
-        return self._adviser.advise(candidates, may_start=may_start and not self._overdrawn(0))
+        paused = {self.levels[level]: self._waiting[level] for level in due}
+        return self._adviser.advise(paused, may_start=may_start and not self._overdrawn(0))
 
     def _overdrawn(self, level: int) -> bool:
         """Whether later levels must catch up before a trial is trained up to this one."""
@@ -106,8 +100,11 @@ class FreezeThawScheduler(Scheduler):
 
     def _thaw(self, trial_id: int) -> Assignment:
         entry = self._losses[trial_id], trial_id
-        level = next(level for level, waiting in enumerate(self._waiting) if entry in waiting[:_CANDIDATES])
-        self._waiting[level].remove(entry)
+        places = (bisect_left(waiting, entry) for waiting in self._waiting)
+        level, at = next(
+            (level, at) for level, at in enumerate(places) if self._waiting[level][at : at + 1] == [entry]
+        )
+        del self._waiting[level][at]
         del self._paused[trial_id]
         return self._start(trial_id, level + 1)
 

@@ -61,7 +61,7 @@ class Belief:
         Returns:
             The losses on the scale of `outlook`.
         """
-        self._trust = trust
+        self._trust = self._model.trust = trust
         points = self._points(seen)
         losses = self._scaled(losses, points)
         if known >= self._fitted * _GROWTH:
@@ -85,14 +85,14 @@ class Belief:
     def _scaled(self, losses: Array, points: Points) -> Array:
         losses = scaled(losses)
         if self._prior is not None and points.trends is not None:
-            expected = points.trends @ self._prior.weights
+            expected = self._trust * (points.trends @ self._prior.weights)
             apart = 1 - (1 - _APART) * self._trust
             losses = expected.mean() + losses * math.hypot(expected.std(), apart)
         return losses
 
     def _points(self, places: Places) -> Points:
         epochs = np.array(places.epochs, dtype=float)
-        trends = None if self._prior is None else self._trust * self._prior.expected(places.features, epochs)
+        trends = None if self._prior is None else self._prior.expected(places.features, epochs)
         return Points(places.features, self._heights(epochs), np.array(places.curves), trends)
 
     def _heights(self, epochs: npt.NDArray[np.float64]) -> Array:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.linalg import LinAlgError, cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 
-from mlflow_hpo.searchers.encoding import Array
+from mlflow_hpo.searchers.encoding import Array, Floats
 
 _ITERATIONS = 30  # of one fit at most
 _JITTER = 1e-6  # keeps nearly singular matrices solvable
@@ -106,6 +106,7 @@ class CurveModel:
         priors = np.array([*warps, *scales, _HEIGHT_SCALE, *variances, _NOISE])
         self._prior_mean, self._prior_deviation = priors.T
         self._split = np.cumsum([2 * features, features, 1, len(variances)])
+        self.trust = 1.0  # how much the mean of the losses is what earlier tasks lead to expect
         self._theta = self._prior_mean  # the logarithms of the hyperparameters, in the order of the priors
 
     def fit(self, points: Points, losses: Array) -> None:
@@ -153,14 +154,14 @@ class CurveModel:
         """Return the losses (n) that earlier tasks lead to expect, 0 without any."""
         if points.trends is None:
             return np.zeros(len(points))
-        expected: Array = points.trends @ self._weights_of_tasks
+        expected: Array = self.trust * (points.trends @ self._weights_of_tasks)
         return expected
 
     def _taught(self, points: Points) -> list[Array]:
         """Return (n x any number) what makes each part of the covariance that earlier tasks bring."""
         if points.trends is None:
             return []
-        mean = self._expected(points)[:, None]
+        mean = (points.trends @ self._weights_of_tasks)[:, None]
         apart = (points.trends - mean) * np.sqrt(self._weights_of_tasks)
         return [mean, apart, np.ones((len(points), 1))]
 
@@ -283,18 +284,21 @@ def _twisted(matrix: Array, a: Array, b: Array) -> Array:
     return twice
 
 
-def squared_distances(a: Array, b: Array) -> Array:
+def squared_distances(a: Floats, b: Floats) -> Floats:
     """Return the squared distances (n x m) between rows."""
-    squares = np.add.outer(np.square(a).sum(axis=1), np.square(b).sum(axis=1)) - 2 * a @ b.T
-    distances: Array = np.maximum(squares, 0.0)
-    return distances
+    squares: Floats = np.add.outer(np.square(a).sum(axis=1), np.square(b).sum(axis=1))
+    squares -= 2 * a @ b.T
+    np.maximum(squares, 0.0, out=squares)
+    return squares
 
 
-def matern(squares: Array) -> Array:
+def matern(squares: Floats) -> Floats:
     """Return the Matérn kernel with smoothness 5/2 of squared distances in length scales."""
     distance = np.sqrt(5 * squares)
-    kernel: Array = np.exp(-distance)
-    kernel *= 1 + distance + 5 / 3 * squares
+    kernel: Floats = np.exp(-distance)
+    distance += 1  # in place: most of the time goes into moving memory
+    distance += 5 / 3 * squares
+    kernel *= distance
     return kernel
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from mlflow_hpo.space import CategoricalParameter, IntParameter, SearchSpace
 
 Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[Any]  # of single or of double precision
 Mask = npt.NDArray[np.bool_]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mlflow_hpo.searchers.curve_model import matern, squared_distances
-from mlflow_hpo.searchers.encoding import Array
+from mlflow_hpo.searchers.encoding import Array, Floats
 from mlflow_hpo.space import Config, SearchSpace
 
 _JITTER = 1e-4  # keeps nodes that lie close together apart
@@ -33,11 +33,11 @@ class Prior:
 
     configs: Sequence[Config]
     weights: Array
-    nodes: Array
+    nodes: Floats
     scales: Array
     epochs: Array
     offsets: Array
-    coefficients: Array
+    coefficients: Floats
 
     @classmethod
     def interpolated(
@@ -56,15 +56,19 @@ class Prior:
         covariance[np.diag_indices(len(nodes))] += _JITTER
         offsets = losses.mean(axis=0)
         coefficients = np.linalg.solve(covariance, (losses - offsets).reshape(len(nodes), -1))
-        return cls(configs, weights, nodes, scales, epochs, offsets, coefficients.reshape(losses.shape))
+        coefficients = coefficients.reshape(losses.shape)
+        # single precision is exact enough and takes a quarter of the time, over and over in a search
+        single = nodes.astype(np.float32), coefficients.astype(np.float32)
+        return cls(configs, weights, single[0], scales, epochs, offsets, single[1])
 
     def expected(self, features: Array, epochs: Array) -> Array:
         """Return the losses (n x t) at some features (n x f) after some epochs (n)."""
-        kernel = matern(squared_distances(features / self.scales, self.nodes))
-        places = np.interp(np.log(epochs), np.log(self.epochs), np.arange(len(self.epochs)))
+        places = (features / self.scales).astype(np.float32)
+        kernel = matern(squared_distances(places, self.nodes))
+        heights = np.interp(np.log(epochs), np.log(self.epochs), np.arange(len(self.epochs)))
         losses = np.zeros((len(features), len(self.weights)))
         for index, offset in enumerate(self.offsets):
-            shares = np.maximum(1 - np.abs(places - index), 0.0)
+            shares = np.maximum(1 - np.abs(heights - index), 0.0)
             (rows,) = np.nonzero(shares)
             if len(rows):
                 losses[rows] += shares[rows, None] * (kernel[rows] @ self.coefficients[:, index] + offset)

@@ -11,6 +11,7 @@ from conformance import SPACE, drive
 from mlflow_hpo import ConfigError, Optimizer, SearchSpace
 from mlflow_hpo.optimizer import TrialState
 from mlflow_hpo.searchers.belief import Belief
+from mlflow_hpo.searchers.curve_search import CurveSearch
 from mlflow_hpo.searchers.freeze_thaw import FreezeThawSearcher
 
 PLANE = SearchSpace({name: {"type": "float", "low": 0, "high": 1} for name in ("x", "y")})
@@ -92,7 +93,7 @@ def test_a_model_that_errs_does_not_keep_all_trials_short(monkeypatch):
 
 def _first(paused, may_start):
     """Advise a new trial whenever it may be, else one that was trained least."""
-    return None if may_start else min(paused, key=lambda trial: (paused[trial], trial))
+    return None if may_start else paused[min(paused)][0][1]
 
 
 def test_curves_that_cross_are_followed_to_their_end():
@@ -164,15 +165,15 @@ def test_with_many_pending_one_look_chooses_several_also_among_the_paused_only(m
         optimizer.report(job.trial_id, 1, curve(job.config, 1))
         optimizer.complete(job.trial_id)
     looks = []
-    choose = FreezeThawSearcher._choices
+    choose = CurveSearch._choices
     monkeypatch.setattr(
-        FreezeThawSearcher, "_choices", lambda self, *args, **kw: looks.append(1) or choose(self, *args, **kw)
+        CurveSearch, "_choices", lambda self, *args, **kw: looks.append(1) or choose(self, *args, **kw)
     )
-    paused = {job.trial_id: 1 for job in jobs[:60]}
+    paused = sorted((curve(job.config, 1), job.trial_id) for job in jobs[:60])
     chosen = []
     for _ in range(8):
-        chosen.append(optimizer.searcher.advise(paused, may_start=False))
-        del paused[chosen[-1]]
+        chosen.append(optimizer.searcher.advise({1: paused}, may_start=False))
+        paused = [each for each in paused if each[1] != chosen[-1]]
     assert len(set(chosen)) == 8
     assert len(looks) == 2
 
