@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
-import mlflow
 from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.errors import ConfigError, StudyError
 from mlflow_hpo.metalearning.features import task_features
 from mlflow_hpo.metalearning.history import History
 from mlflow_hpo.metalearning.plain_runs import Mined, plain_runs, usable
+from mlflow_hpo.metalearning.written import DAMAGED, written
 from mlflow_hpo.space import SearchSpace
-from mlflow_hpo.tracking.connect import ask, connect, impatient, reach_artifacts
-from mlflow_hpo.tracking.history import HISTORY, SCHEMA, WRITTEN
+from mlflow_hpo.tracking.connect import ask, connect
+from mlflow_hpo.tracking.history import WRITTEN
 
 _PAGE = 1000  # runs a request
 _FEW = 4  # runs that are named one by one; more of them are looked up together
 _AT_ONCE = 100  # named runs a request
 _RUN_ID = re.compile(r"[A-Za-z0-9][\w\-]{0,255}", re.ASCII)
 _PATIENCE = 3  # studies in a row whose artifacts cannot be read
-_DAMAGED = (KeyError, TypeError, ValueError, OverflowError, RecursionError)  # what a damaged record brings
-
 
 RUNS = "runs:/"  # begins the name of a single study or plain run
 
@@ -62,7 +57,7 @@ def mine(sources: Sequence[str] | None, *, metric: str, mode: str, space: Search
 def _read(studies: Iterable[tuple[Run, str]], metric: str, mode: str, space: SearchSpace) -> Mined:
     """Read what the studies wrote down."""
     mined = Mined()
-    unreadable = 0  # studies, one after the other
+    wanted = []
     for parent, experiment in studies:
         tags = parent.data.tags
         if (tags.get("hpo.metric"), tags.get("hpo.mode")) != (metric, mode):
@@ -70,20 +65,22 @@ def _read(studies: Iterable[tuple[Run, str]], metric: str, mode: str, space: Sea
         elif WRITTEN not in tags:
             mined.skipped["studies without a history"] += 1
         else:
-            try:
-                facts, trials = _written(parent)
-            except StudyError:
+            wanted.append((parent, experiment))
+    unreadable = 0  # studies, one after the other
+    with closing(written([parent for parent, _ in wanted])) as read:
+        for (parent, experiment), found in zip(wanted, read, strict=True):
+            if isinstance(found, StudyError):
                 unreadable += 1
                 if unreadable == _PATIENCE:  # the store is away: the others would take their time, too
-                    raise
+                    raise found
                 mined.skipped["studies whose history cannot be read"] += 1
-            except _DAMAGED:
+            elif isinstance(found, Exception):
                 mined.skipped["studies whose history is damaged"] += 1
             else:
                 unreadable = 0
                 mined.run_ids.append(parent.info.run_id)
-                task = _task(tags, facts, experiment)
-                mined.records.extend(_records(trials, task, task_features(facts), space))
+                task = _task(parent.data.tags, found.facts, experiment)
+                mined.records.extend(_records(found.trials, task, task_features(found.facts), space))
     return mined
 
 
@@ -203,30 +200,6 @@ def _parents(client: MlflowClient, experiments: list[str]) -> Iterator[Run]:
             return
 
 
-def _written(parent: Run) -> tuple[Mapping[str, Any], list[Any]]:
-    """Return the facts about the data and the trials that a study wrote down.
-
-    Raises:
-        StudyError: they cannot be read.
-        one of `_DAMAGED`: they are not whole.
-    """
-    location = parent.info.artifact_uri
-    reach_artifacts(location)
-    repository = get_artifact_repository(location, tracking_uri=mlflow.get_tracking_uri())
-    texts = {}
-    with tempfile.TemporaryDirectory() as folder, impatient():
-        for path in (HISTORY, "data.json"):
-            problem = f"artifact store: cannot read {path} of run {parent.info.run_id}"
-            file = ask(problem, repository.download_artifacts, path, folder)
-            texts[path] = Path(file).read_text(encoding="utf-8")
-    history, facts = json.loads(texts[HISTORY]), json.loads(texts["data.json"])
-    trials = history["trials"]
-    whole = history["schema"] == SCHEMA and len(trials) == int(parent.data.tags[WRITTEN])
-    if not (whole and isinstance(trials, list) and isinstance(facts, Mapping)):
-        raise ValueError("not what was written")
-    return facts, trials
-
-
 def _records(
     trials: list[Any], task: str, features: Mapping[str, float], space: SearchSpace
 ) -> Iterator[dict[str, Any]]:
@@ -241,7 +214,7 @@ def _records(
                 "curve": trial["curve"],
                 "failed": trial["failed"],
             }
-        except _DAMAGED:
+        except DAMAGED:
             yield {}
 
 

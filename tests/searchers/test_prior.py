@@ -67,6 +67,16 @@ def test_the_similar_task_is_found_out_by_its_losses():
     assert math.dist(optimizer.best.config.values(), (0.7, 0.2)) < 0.1
 
 
+def test_a_second_search_that_knows_nothing_takes_half_of_the_epochs_later():
+    optimizer = search(plane_history((0.9, 0.9)), epochs=9 * 30)
+    blank = optimizer.searcher._searches[1]
+    assert blank.trained == pytest.approx((9 * 30 - 9 * 5) / 2, abs=9)
+    first = next(trial for trial in optimizer.trials if optimizer.searcher._owners[trial] is blank)
+    assert optimizer.trials[first].config == {"x": 0.5, "y": 0.5}
+    assert math.dist(optimizer.best.config.values(), (0.7, 0.2)) < 0.05
+    assert len(search(epochs=9).searcher._searches) == 1
+
+
 @pytest.mark.parametrize("searcher", ["random", "tpe", "sobol"])
 def test_other_searchers_begin_with_the_best_of_the_history(searcher):
     history = plane_history((0.7, 0.2))
