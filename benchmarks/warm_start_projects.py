@@ -1,0 +1,124 @@
+"""How many epochs a history saves on real data: four searches, then a fifth task with and without them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+from report import DOCS, markdown_table, write_section
+
+_ROOT = Path(__file__).parent.parent
+_METRIC = "val_accuracy"
+
+
+@dataclass(frozen=True)
+class Search:
+    """A finished search: (epochs spent, best value so far), ascending."""
+
+    steps: list[tuple[float, float]]
+
+    @property
+    def best(self) -> float:
+        """The value of the winner."""
+        return self.steps[-1][1]
+
+    def epochs(self, value: float) -> float:
+        """Return after how many epochs it had found something as good as `value`."""
+        return next(epochs for epochs, found in self.steps if found >= value)
+
+
+@click.command()
+@click.option("--seeds", type=int, default=5, show_default=True)
+@click.option("--trials", type=int, default=27, show_default=True)
+@click.option("--max-epochs", type=int, default=27, show_default=True)
+@click.option("--searcher", default="", help="As search.yaml says by default.")
+@click.option("--scheduler", default="", help="As search.yaml says by default.")
+@click.option("--write", is_flag=True, help=f"Write the table into {DOCS.parent.name}/{DOCS.name}.")
+def main(seeds: int, trials: int, max_epochs: int, searcher: str, scheduler: str, write: bool) -> None:
+    """Search digits, breast_cancer and two tables, then a third table, with `mlflow run` throughout."""
+    flags = {"trials": trials, "max_epochs": max_epochs, "searcher": searcher, "scheduler": scheduler}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _make_tables(folder)
+        before = folder / "before.db"
+        for data in ("digits", "breast_cancer", folder / "wines.csv", folder / "coarse_digits.csv"):
+            _search(before, data, flags)
+        runs = {}
+        for seed in range(seeds):
+            for warm in (False, True):
+                store = folder / f"{seed}-{warm}.db"  # searches of the new task must not know of each other
+                shutil.copyfile(before, store)
+                more = {"seed": seed, "warm_start": "auto" if warm else ""}
+                runs[seed, warm] = _search(store, folder / "upper_halves.csv", flags | more)
+    rows = []
+    for seed in range(seeds):
+        cold, warm = runs[seed, False], runs[seed, True]
+        same = min(cold.best, warm.best)
+        needed = [cold.epochs(same), warm.epochs(same)]
+        rows.append([str(seed), f"{same:.4f}", *(f"{epochs:.0f}" for epochs in needed)])
+        rows[-1] += [f"{cold.best:.4f}", f"{warm.best:.4f}"]
+    total = np.array([[float(cell) for cell in row[1:]] for row in rows]).mean(axis=0)
+    rows.append(["mean", f"{total[0]:.4f}", f"{total[1]:.0f}", f"{total[2]:.0f}"])
+    rows[-1] += [f"{total[3]:.4f}", f"{total[4]:.4f}"]
+    table = (
+        "### Warm start: real trainings by `mlflow run`\n\nThe upper halves of the digits, alone and with "
+        "`-P warm_start=auto` after searches on digits, breast_cancer, wines and coarse digits: the accuracy "
+        "that both reach, the epochs that each has spent when it gets there, and what each ends with.\n\n"
+        + markdown_table(["seed", "accuracy", "cold epochs", "warm epochs", "cold end", "warm end"], rows)
+    )
+    click.echo(table)
+    if write:
+        write_section(DOCS, "warm-start-projects", table)
+
+
+def _make_tables(folder: Path) -> None:
+    """Write three tables made of scikit-learn's data."""
+    from sklearn.datasets import load_digits, load_wine
+
+    load_wine(as_frame=True).frame.to_csv(folder / "wines.csv", index=False)
+    digits = load_digits()
+    coarse = digits.images.reshape(-1, 4, 2, 4, 2).mean(axis=(2, 4))
+    for name, images in (("coarse_digits", coarse), ("upper_halves", digits.images[:, :4])):
+        table = pd.DataFrame(images.reshape(len(images), -1)).add_prefix("pixel")
+        table.assign(target=digits.target).to_csv(folder / f"{name}.csv", index=False)
+
+
+def _search(store: Path, data: str | Path, parameters: dict[str, object]) -> Search:
+    """Run a search as a user does, and return what its parent run says of it."""
+    import mlflow
+
+    uri = f"sqlite:///{store}"
+    client = mlflow.MlflowClient(uri)
+    if client.get_experiment_by_name("projects") is None:
+        client.create_experiment("projects", artifact_location=(store.parent / "artifacts").as_uri())
+    given = {"data": data, "target": "target" if isinstance(data, Path) else "", **parameters}
+    flags = [flag for name, value in given.items() if value != "" for flag in ("-P", f"{name}={value}")]
+    click.echo(f"{store.stem}: {' '.join(flags)}", err=True)
+    subprocess.run(
+        [sys.executable, "-m", "mlflow", "run", str(_ROOT), "--env-manager", "local",
+         "--experiment-name", "projects", *flags],
+        env=os.environ | {"MLFLOW_TRACKING_URI": uri},
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    [parent] = client.search_runs(
+        [client.get_experiment_by_name("projects").experiment_id], "tags.`hpo.kind` = 'study'", max_results=1
+    )
+    spent, best = (
+        {point.step: point.value for point in client.get_metric_history(parent.info.run_id, name)}
+        for name in ("epochs_spent", f"best_{_METRIC}")
+    )
+    return Search([(spent[step], best[step]) for step in sorted(best)])
+
+
+if __name__ == "__main__":
+    main()
