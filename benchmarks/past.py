@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from lcbench import LcBench, Task
@@ -56,8 +58,11 @@ def name_in_history(task: Task) -> str:
 def _store() -> Iterator[None]:
     import mlflow  # the peers' environment has none
 
+    from mlflow_hpo.metalearning.cache import FOLDER
+
     before = mlflow.get_tracking_uri()
-    with tempfile.TemporaryDirectory() as folder:
+    # what is read of a store that goes away need not be kept
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {FOLDER: ""}):
         mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
         mlflow.create_experiment(_EXPERIMENT, artifact_location=Path(folder, "artifacts").as_uri())
         try:

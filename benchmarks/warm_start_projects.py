@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,12 @@ import numpy as np
 import pandas as pd
 from report import DOCS, markdown_table, write_section
 
+from mlflow_hpo.metalearning.cache import FOLDER
+from mlflow_hpo.tracking.summary import best_metric
+
 _ROOT = Path(__file__).parent.parent
-_METRIC = "val_accuracy"
+_EXPERIMENT = "projects"
+_BEST = best_metric("val_accuracy")
 
 
 @dataclass(frozen=True)
@@ -58,16 +63,9 @@ def main(seeds: int, trials: int, max_epochs: int, searcher: str, scheduler: str
                 shutil.copyfile(before, store)
                 more = {"seed": seed, "warm_start": "auto" if warm else ""}
                 runs[seed, warm] = _search(store, folder / "upper_halves.csv", flags | more)
-    rows = []
-    for seed in range(seeds):
-        cold, warm = runs[seed, False], runs[seed, True]
-        same = min(cold.best, warm.best)
-        needed = [cold.epochs(same), warm.epochs(same)]
-        rows.append([str(seed), f"{same:.4f}", *(f"{epochs:.0f}" for epochs in needed)])
-        rows[-1] += [f"{cold.best:.4f}", f"{warm.best:.4f}"]
-    total = np.array([[float(cell) for cell in row[1:]] for row in rows]).mean(axis=0)
-    rows.append(["mean", f"{total[0]:.4f}", f"{total[1]:.0f}", f"{total[2]:.0f}"])
-    rows[-1] += [f"{total[3]:.4f}", f"{total[4]:.4f}"]
+    figures = [_compared(runs[seed, False], runs[seed, True]) for seed in range(seeds)]
+    rows = [_row(str(seed), each) for seed, each in enumerate(figures)]
+    rows.append(_row("mean", np.mean(figures, axis=0).tolist()))
     table = (
         "### Warm start: real trainings by `mlflow run`\n\nThe upper halves of the digits, alone and with "
         "`-P warm_start=auto` after searches on digits, breast_cancer, wines and coarse digits: the accuracy "
@@ -77,6 +75,17 @@ def main(seeds: int, trials: int, max_epochs: int, searcher: str, scheduler: str
     click.echo(table)
     if write:
         write_section(DOCS, "warm-start-projects", table)
+
+
+def _compared(cold: Search, warm: Search) -> list[float]:
+    """Return the accuracy that both reach, the epochs that each needs for it, and what each ends with."""
+    same = min(cold.best, warm.best)
+    return [same, cold.epochs(same), warm.epochs(same), cold.best, warm.best]
+
+
+def _row(name: str, figures: Sequence[float]) -> list[str]:
+    cells = zip(figures, (4, 0, 0, 4, 4), strict=True)
+    return [name, *(f"{figure:.{digits}f}" for figure, digits in cells)]
 
 
 def _make_tables(folder: Path) -> None:
@@ -97,25 +106,27 @@ def _search(store: Path, data: str | Path, parameters: dict[str, object]) -> Sea
 
     uri = f"sqlite:///{store}"
     client = mlflow.MlflowClient(uri)
-    if client.get_experiment_by_name("projects") is None:
-        client.create_experiment("projects", artifact_location=(store.parent / "artifacts").as_uri())
+    known = client.get_experiment_by_name(_EXPERIMENT)
+    experiment_id = (
+        known.experiment_id
+        if known
+        else client.create_experiment(_EXPERIMENT, artifact_location=(store.parent / "artifacts").as_uri())
+    )
     given = {"data": data, "target": "target" if isinstance(data, Path) else "", **parameters}
     flags = [flag for name, value in given.items() if value != "" for flag in ("-P", f"{name}={value}")]
     click.echo(f"{store.stem}: {' '.join(flags)}", err=True)
     subprocess.run(
         [sys.executable, "-m", "mlflow", "run", str(_ROOT), "--env-manager", "local",
-         "--experiment-name", "projects", *flags],
-        env=os.environ | {"MLFLOW_TRACKING_URI": uri},
+         "--experiment-name", _EXPERIMENT, *flags],
+        env=os.environ | {"MLFLOW_TRACKING_URI": uri, FOLDER: ""},
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    [parent] = client.search_runs(
-        [client.get_experiment_by_name("projects").experiment_id], "tags.`hpo.kind` = 'study'", max_results=1
-    )
+    [parent] = client.search_runs([experiment_id], "tags.`hpo.kind` = 'study'", max_results=1)
     spent, best = (
         {point.step: point.value for point in client.get_metric_history(parent.info.run_id, name)}
-        for name in ("epochs_spent", f"best_{_METRIC}")
+        for name in ("epochs_spent", _BEST)
     )
     return Search([(spent[step], best[step]) for step in sorted(best)])
 

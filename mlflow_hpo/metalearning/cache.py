@@ -78,6 +78,16 @@ class Cache:
         """Keep the text of a run, instead of that of an earlier state."""
         self._new[run_id] = (state, text)
 
+    @staticmethod
+    def _connected(path: Path) -> sqlite3.Connection:
+        connection = sqlite3.connect(path, timeout=_PATIENCE)
+        try:
+            connection.execute(_TABLE)
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
+
     def _opened(self) -> sqlite3.Connection | None:
         """Return a connection; a file that is damaged, or too large, is replaced by an empty one."""
         if self._path is None:
@@ -87,9 +97,7 @@ class Cache:
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if self._path.exists() and self._path.stat().st_size > _LARGEST:
                     self._path.unlink()
-                connection = sqlite3.connect(self._path, timeout=_PATIENCE)
-                connection.execute(_TABLE)
-                return connection
+                return self._connected(self._path)
             except sqlite3.OperationalError:  # locked, or no place to write
                 return None
             except sqlite3.DatabaseError:

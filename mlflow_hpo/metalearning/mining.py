@@ -25,7 +25,6 @@ _FEW = 4  # runs that are named one by one; more of them are looked up together
 _AT_ONCE = 100  # named runs a request
 _RUN_ID = re.compile(r"[A-Za-z0-9][\w\-]{0,255}", re.ASCII)
 _PATIENCE = 3  # studies in a row whose artifacts cannot be read
-
 RUNS = "runs:/"  # begins the name of a single study or plain run
 
 

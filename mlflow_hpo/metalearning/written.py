@@ -43,38 +43,27 @@ def written(studies: Sequence[Run]) -> Generator[Written | Exception, None, None
     """
     uri = mlflow.get_tracking_uri()
     with Cache(uri, cache_folder()) as cache, impatient():
-        known = [cache.get(study.info.run_id, _state(study)) for study in studies]
-        unknown = [study for study, text in zip(studies, known, strict=True) if text is None]
+        known = [_remembered(study, cache) for study in studies]
+        unknown = [study for study, found in zip(studies, known, strict=True) if found is None]
         reached: set[str] = set()
         pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="mlflow-hpo-history")
         try:
             # the first one alone: clients of stores are made on the way, which threads must not do together
-            texts = (
-                text
+            fetched = (
+                found
                 for part in (unknown[:1], unknown[1:])
-                for text in pool.map(lambda study: _text(study, uri, reached), part)
+                for found in pool.map(lambda study: _fetched(study, uri, reached), part)
             )
-            for study, text in zip(studies, known, strict=True):
-                yield _read(study, text if text is not None else next(texts), cache)
+            for study, found in zip(studies, known, strict=True):
+                if found is not None:
+                    yield found
+                    continue
+                new = next(fetched)
+                if isinstance(new, Written):
+                    cache.put(study.info.run_id, _state(study), _text(new))
+                yield new
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _read(study: Run, text: str | Exception, cache: Cache) -> Written | Exception:
-    """Return what the text says, and keep it if it is whole."""
-    if isinstance(text, Exception):
-        return text
-    try:
-        read = json.loads(text)
-        history, facts = read["history"], read["facts"]
-        trials = history["trials"]
-        whole = history["schema"] == SCHEMA and len(trials) == int(study.data.tags[WRITTEN])
-        if not (whole and isinstance(trials, list) and isinstance(facts, Mapping)):
-            raise ValueError("not what was written")
-    except DAMAGED as error:
-        return error
-    cache.put(study.info.run_id, _state(study), text)
-    return Written(facts, trials)
 
 
 def _state(study: Run) -> str:
@@ -82,8 +71,24 @@ def _state(study: Run) -> str:
     return f"{study.info.end_time} {study.data.tags[WRITTEN]}"
 
 
-def _text(study: Run, uri: str, reached: set[str]) -> str | Exception:
-    """Return the artifacts of a study as one JSON text.
+def _text(found: Written) -> str:
+    return json.dumps({"facts": found.facts, "trials": found.trials}, separators=(",", ":"))
+
+
+def _remembered(study: Run, cache: Cache) -> Written | None:
+    """Return what the study is known to have written down."""
+    text = cache.get(study.info.run_id, _state(study))
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+        return _whole(study, found["facts"], found["trials"])
+    except DAMAGED:
+        return None
+
+
+def _fetched(study: Run, uri: str, reached: set[str]) -> Written | Exception:
+    """Read the artifacts of a study.
 
     Args:
         study: the parent run.
@@ -97,12 +102,22 @@ def _text(study: Run, uri: str, reached: set[str]) -> str | Exception:
             reach_artifacts(location)
             reached.add(place)
         repository = get_artifact_repository(location, tracking_uri=uri)
-        texts = {}
+        read = {}
         with tempfile.TemporaryDirectory() as folder:
             for path in (HISTORY, _FACTS):
                 problem = f"artifact store: cannot read {path} of run {study.info.run_id}"
                 file = ask(problem, repository.download_artifacts, path, folder)
-                texts[path] = json.loads(Path(file).read_text(encoding="utf-8"))
-        return json.dumps({"history": texts[HISTORY], "facts": texts[_FACTS]}, separators=(",", ":"))
+                read[path] = json.loads(Path(file).read_text(encoding="utf-8"))
+        if read[HISTORY]["schema"] != SCHEMA:
+            raise ValueError("of another version")
+        return _whole(study, read[_FACTS], read[HISTORY]["trials"])
     except (StudyError, *DAMAGED) as error:
         return error
+
+
+def _whole(study: Run, facts: Any, trials: Any) -> Written:
+    """Return what was read of a study if it is all that it wrote down; else raise one of `DAMAGED`."""
+    complete = len(trials) == int(study.data.tags[WRITTEN])
+    if not (complete and isinstance(trials, list) and isinstance(facts, Mapping)):
+        raise ValueError("not what was written")
+    return Written(facts, trials)

@@ -47,7 +47,7 @@ class FreezeThawScheduler(Scheduler):
         self._adviser: Adviser | None = None
         # (loss, trial) of the paused trials that may go on, ascending, by level; nothing follows the last
         self._waiting: list[list[tuple[float, int]]] = [[] for _ in self.levels[:-1]]
-        self._paused: dict[int, None] = {}  # a set that keeps its order
+        self._paused: dict[int, int] = {}  # trial -> level
         self._running: dict[int, int] = {}  # trial -> level
         self._losses: dict[int, float] = {}  # the last of each trial
         self._started = 0
@@ -99,13 +99,9 @@ class FreezeThawScheduler(Scheduler):
         return bool(later) and self._trained[level] > sum(later) + self.max_resource
 
     def _thaw(self, trial_id: int) -> Assignment:
-        entry = self._losses[trial_id], trial_id
-        places = (bisect_left(waiting, entry) for waiting in self._waiting)
-        level, at = next(
-            (level, at) for level, at in enumerate(places) if self._waiting[level][at : at + 1] == [entry]
-        )
-        del self._waiting[level][at]
-        del self._paused[trial_id]
+        level = self._paused.pop(trial_id)
+        waiting = self._waiting[level]
+        del waiting[bisect_left(waiting, (self._losses[trial_id], trial_id))]
         return self._start(trial_id, level + 1)
 
     def _start(self, trial_id: int, level: int) -> Assignment:
@@ -124,7 +120,7 @@ class FreezeThawScheduler(Scheduler):
         """Pause the trial."""
         level = self._end(trial_id)
         if level < len(self._waiting):
-            self._paused[trial_id] = None
+            self._paused[trial_id] = level
             if self._losses[trial_id] < math.inf:
                 insort(self._waiting[level], (self._losses[trial_id], trial_id))
         self._eliminate()

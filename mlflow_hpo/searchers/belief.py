@@ -44,7 +44,6 @@ class Belief:
         self._prior = prior
         self._model = CurveModel(features, None if prior is None else prior.weights)
         self._fitted = 0  # losses known at the last fit
-        self._trust = 1.0  # what the prior counts
 
     def learn(
         self, seen: Places, losses: Array, waiting: Places | None, *, known: int, trust: float
@@ -61,7 +60,7 @@ class Belief:
         Returns:
             The losses on the scale of `outlook`.
         """
-        self._trust = self._model.trust = trust
+        self._model.trust = trust
         points = self._points(seen)
         losses = self._scaled(losses, points)
         if known >= self._fitted * _GROWTH:
@@ -84,9 +83,9 @@ class Belief:
 
     def _scaled(self, losses: Array, points: Points) -> Array:
         losses = scaled(losses)
-        if self._prior is not None and points.trends is not None:
-            expected = self._trust * (points.trends @ self._prior.weights)
-            apart = 1 - (1 - _APART) * self._trust
+        if self._prior is not None:
+            expected = self._model.expected(points)
+            apart = 1 - (1 - _APART) * self._model.trust
             losses = expected.mean() + losses * math.hypot(expected.std(), apart)
         return losses
 

@@ -76,9 +76,9 @@ class CurveModel:
     - ``kt``: the curve that all configurations have in common;
     - ``kt`` for places on the same curve: what the configuration does not explain, such as the seed.
 
-    Where earlier tasks lead to expect losses (`Points.trends`), the model begins with their weighted mean,
-    and may depart from it in three more ways: by a factor, by other weights of the tasks, and by a constant.
-    So which tasks are similar is learnt from the losses themselves.
+    Where earlier tasks lead to expect losses (`Points.trends`), the model begins with their weighted mean
+    times `trust`, and may depart from it in three more ways: by a factor, by other weights of the tasks, and
+    by a constant. So which tasks are similar is learnt from the losses themselves, also when `trust` is 0.
 
     Each feature `x` first becomes ``1 - (1 - x**a)**b``, with its own `a` and `b`, as losses often change
     most near a bound. All these hyperparameters maximise the marginal likelihood times log-normal priors.
@@ -86,6 +86,9 @@ class CurveModel:
     Args:
         features: how many features there are, f.
         weights: how much each of the earlier tasks counts at first, t, the sum being 1; None without any.
+
+    Attributes:
+        trust: how much the mean of the losses is what earlier tasks lead to expect, from 0 to 1.
 
     Source: Swersky et al., Freeze-Thaw Bayesian Optimization, 2014, for the idea; Snoek et al., Input Warping
     for Bayesian Optimization of Non-Stationary Functions, ICML 2014, for the warp; Rasmussen and Williams,
@@ -106,7 +109,7 @@ class CurveModel:
         priors = np.array([*warps, *scales, _HEIGHT_SCALE, *variances, _NOISE])
         self._prior_mean, self._prior_deviation = priors.T
         self._split = np.cumsum([2 * features, features, 1, len(variances)])
-        self.trust = 1.0  # how much the mean of the losses is what earlier tasks lead to expect
+        self.trust = 1.0
         self._theta = self._prior_mean  # the logarithms of the hyperparameters, in the order of the priors
 
     def fit(self, points: Points, losses: Array) -> None:
@@ -138,7 +141,7 @@ class CurveModel:
             except LinAlgError:
                 jitter *= 10
         self._points = points
-        self._weights = cho_solve((self._factor, True), losses - self._expected(points), check_finite=False)
+        self._weights = cho_solve((self._factor, True), losses - self.expected(points), check_finite=False)
 
     def predict(self, points: Points) -> tuple[Array, Array]:
         """Return the mean (n) and standard deviation (n) of the losses at `points`, noise left out."""
@@ -148,10 +151,10 @@ class CurveModel:
         variance = variances[:_PARTS].sum() - np.square(explained).sum(axis=0)
         for taught, root in zip(variances[_PARTS:], self._taught(points), strict=True):
             variance = variance + taught * np.square(root).sum(axis=1)
-        return self._expected(points) + cross @ self._weights, np.sqrt(np.maximum(variance, 1e-10))
+        return self.expected(points) + cross @ self._weights, np.sqrt(np.maximum(variance, 1e-10))
 
-    def _expected(self, points: Points) -> Array:
-        """Return the losses (n) that earlier tasks lead to expect, 0 without any."""
+    def expected(self, points: Points) -> Array:
+        """Return the losses (n) that earlier tasks lead to expect, as far as trusted; 0 without any."""
         if points.trends is None:
             return np.zeros(len(points))
         expected: Array = self.trust * (points.trends @ self._weights_of_tasks)
@@ -218,7 +221,7 @@ class CurveModel:
             factor = cholesky(covariance, lower=True, check_finite=False)
         except LinAlgError:
             return 1e10, np.zeros_like(theta)
-        losses = losses - self._expected(points)
+        losses = losses - self.expected(points)
         weights = cho_solve((factor, True), losses, check_finite=False)
         # d(-log likelihood) / d(theta) is half the sum over this times the derivative of the covariance
         outer = cho_solve((factor, True), np.eye(len(losses)), check_finite=False) - np.outer(

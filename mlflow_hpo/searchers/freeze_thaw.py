@@ -41,8 +41,8 @@ class FreezeThawSearcher(Searcher):
     too; of the first `n_startup` every other one is such a configuration. After `t` full trainings these
     expectations count ``1 / (1 + (t / 5)**2)``: they fade, but how the losses depend on those of the earlier
     tasks goes on being learnt. After 5 full trainings a second search begins, which knows neither of the
-    earlier tasks nor of the trials of the first one, and takes half of the epochs from then on: where the
-    best lies far from all that was good before, it is found about as soon as without a prior.
+    earlier tasks nor of the trials of the first one, and takes half of the epochs from then on: it finds what
+    lies far from all that was good before.
 
     Args:
         n_startup: configurations before the model proposes.

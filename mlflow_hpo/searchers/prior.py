@@ -56,10 +56,16 @@ class Prior:
         covariance[np.diag_indices(len(nodes))] += _JITTER
         offsets = losses.mean(axis=0)
         coefficients = np.linalg.solve(covariance, (losses - offsets).reshape(len(nodes), -1))
-        coefficients = coefficients.reshape(losses.shape)
-        # single precision is exact enough and takes a quarter of the time, over and over in a search
-        single = nodes.astype(np.float32), coefficients.astype(np.float32)
-        return cls(configs, weights, single[0], scales, epochs, offsets, single[1])
+        return cls(
+            configs,
+            weights,
+            # single precision is exact enough and takes a quarter of the time, over and over in a search
+            nodes=nodes.astype(np.float32),
+            scales=scales,
+            epochs=epochs,
+            offsets=offsets,
+            coefficients=coefficients.reshape(losses.shape).astype(np.float32),
+        )
 
     def expected(self, features: Array, epochs: Array) -> Array:
         """Return the losses (n x t) at some features (n x f) after some epochs (n)."""

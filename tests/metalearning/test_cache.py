@@ -90,6 +90,16 @@ def test_what_is_damaged_is_not_kept(store):
     assert mined().trials == 2
 
 
+def test_what_was_kept_and_is_damaged_now_is_read_again(store, tmp_path):
+    study(store, 0)
+    assert mined().trials == 2
+    [file] = (tmp_path / "cache").glob("*.db")
+    for text in ("gone", "[]", '{"facts": {}, "trials": []}'):
+        with sqlite3.connect(file) as connection:
+            connection.execute("UPDATE texts SET text = ?", (text,))
+        assert mined().trials == 2
+
+
 def test_a_deleted_study_is_not_remembered(store):
     kept, deleted = study(store, 0), study(store, 1)
     assert len(mined().studies) == 2
