@@ -3,83 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import pwd
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
 from processes import answers, clean_environment, free_port, running
-from stores import DATABASE_PASSWORD, S3, Postgres, StartServer
+from server_processes import NotInstalledError, mlflow_server, postgres_cluster
+from stores import S3, Postgres, StartServer
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL cluster that asks for a password, in a folder of its own."""
-    binaries = sorted(
-        Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3].split(".")[0])
-    )
-    if not binaries and (found := shutil.which("initdb")):
-        binaries = [Path(found)]
-    if not binaries:
-        pytest.skip("PostgreSQL is not installed: no initdb (Debian: apt-get install postgresql)")
-    initdb = binaries[-1]
-    as_owner: dict[str, Any] = {}
-    if os.getuid() == 0:  # PostgreSQL refuses to run as root
+    """A PostgreSQL cluster of the tests' own."""
+    with contextlib.ExitStack() as stack:
         try:
-            owner = pwd.getpwnam("postgres")
-        except KeyError:
-            pytest.skip("PostgreSQL cannot run as root, and there is no user postgres")
-        as_owner = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-    folder = Path(tempfile.mkdtemp(prefix="mlflow-hpo-postgres-"))
-    if as_owner:
-        os.chown(folder, as_owner["user"], as_owner["group"])
-    port, data, password = free_port(), folder / "data", folder / "password"
-    server = Postgres(port)
-
-    def ready() -> bool:
-        with contextlib.suppress(psycopg.OperationalError):
-            psycopg.connect(server.uri("postgres"), connect_timeout=2).close()
-            return True
-        return False
-
-    try:
-        password.write_text(DATABASE_PASSWORD)
-        password.chmod(0o644)
-        subprocess.run(
-            [
-                *(str(initdb), "-D", str(data), "-U", "mlflow", "--no-sync"),
-                *("-A", "scram-sha-256", "--pwfile", str(password)),
-            ],
-            check=True,
-            capture_output=True,
-            cwd=folder,
-            env=clean_environment(),
-            **as_owner,
-        )
-        command = [
-            *(str(initdb.with_name("postgres")), "-D", str(data), "-k", str(folder)),
-            *("-h", "127.0.0.1", "-p", str(port), "-c", "fsync=off"),
-        ]
-        with running(
-            command,
-            ready=ready,
-            log=folder / "server.log",
-            env=clean_environment(),
-            stop=signal.SIGINT,  # ends the connections that are left, too
-            cwd=folder,
-            **as_owner,
-        ):
-            yield server
-    finally:
-        shutil.rmtree(folder)
+            cluster = stack.enter_context(postgres_cluster("fsync=off"))
+        except NotInstalledError as missing:
+            pytest.skip(str(missing))
+        yield cluster
 
 
 @pytest.fixture(scope="session")
@@ -103,24 +45,7 @@ def start_mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
     with contextlib.ExitStack() as servers:
 
         def start(backend: str, env: dict[str, str], *flags: str) -> str:
-            folder, port = tmp_path_factory.mktemp("mlflow-server"), free_port()
-            uri = f"http://127.0.0.1:{port}"
-            command = [
-                *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
-                *("--workers", "1", *flags),
-            ]
-            environment = clean_environment(
-                MLFLOW_BACKEND_STORE_URI=backend, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", **env
-            )
-            servers.enter_context(
-                running(
-                    command,
-                    ready=lambda: answers(f"{uri}/health"),
-                    log=folder / "server.log",
-                    env=environment,
-                    cwd=folder,
-                )
-            )
-            return uri
+            folder = tmp_path_factory.mktemp("mlflow-server")
+            return servers.enter_context(mlflow_server(backend, env, folder, "--workers", "1", *flags))
 
         yield start
