@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+import mlflow
 from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.errors import ConfigError, StudyError
+from mlflow_hpo.metalearning.cache import Cache, cache_folder
 from mlflow_hpo.metalearning.features import task_features
 from mlflow_hpo.metalearning.history import History
-from mlflow_hpo.metalearning.plain_runs import Mined, plain_runs, usable
-from mlflow_hpo.metalearning.written import DAMAGED, written
+from mlflow_hpo.metalearning.mined import DAMAGED, Mined
+from mlflow_hpo.metalearning.plain_listing import usable
+from mlflow_hpo.metalearning.plain_runs import plain_runs
+from mlflow_hpo.metalearning.written import written
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.connect import ask, connect
 from mlflow_hpo.tracking.history import WRITTEN
@@ -34,16 +38,18 @@ def mine(sources: Sequence[str] | None, *, metric: str, mode: str, space: Search
     named = _named_runs(client, [source for source in sources or () if source.startswith(RUNS)], metric)
     names = None if sources is None else [source for source in sources if not source.startswith(RUNS)]
     experiments = _experiments(client, names)
-    studies = _read(_studies(client, named, experiments), metric, mode, space)
-    plain = plain_runs(
-        client,
-        [(run, experiment) for run, experiment in named if not _is_study(run)],
-        experiments,
-        metric=metric,
-        mode=mode,
-        space=space,
-        taken={record["task"] for record in studies.records if record},
-    )
+    with Cache(mlflow.get_tracking_uri(), cache_folder()) as cache:
+        studies = _read(_studies(client, named, experiments), metric, mode, space, cache)
+        plain = plain_runs(
+            client,
+            [(run, experiment) for run, experiment in named if not _is_study(run)],
+            experiments,
+            metric=metric,
+            mode=mode,
+            space=space,
+            cache=cache,
+            taken={record["task"] for record in studies.records if record},
+        )
     return History.mined(
         [*studies.records, *plain.records],
         mode=mode,
@@ -53,7 +59,9 @@ def mine(sources: Sequence[str] | None, *, metric: str, mode: str, space: Search
     ).within(space)
 
 
-def _read(studies: Iterable[tuple[Run, str]], metric: str, mode: str, space: SearchSpace) -> Mined:
+def _read(
+    studies: Iterable[tuple[Run, str]], metric: str, mode: str, space: SearchSpace, cache: Cache
+) -> Mined:
     """Read what the studies wrote down."""
     mined = Mined()
     wanted = []
@@ -66,7 +74,7 @@ def _read(studies: Iterable[tuple[Run, str]], metric: str, mode: str, space: Sea
         else:
             wanted.append((parent, experiment))
     unreadable = 0  # studies, one after the other
-    with closing(written([parent for parent, _ in wanted])) as read:
+    with closing(written([parent for parent, _ in wanted], cache)) as read:
         for (parent, experiment), found in zip(wanted, read, strict=True):
             if isinstance(found, StudyError):
                 unreadable += 1

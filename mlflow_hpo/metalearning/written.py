@@ -16,13 +16,13 @@ from mlflow.entities import Run
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from mlflow_hpo.errors import StudyError
-from mlflow_hpo.metalearning.cache import Cache, cache_folder
+from mlflow_hpo.metalearning.cache import Cache
+from mlflow_hpo.metalearning.mined import DAMAGED
 from mlflow_hpo.tracking.connect import ask, impatient, reach_artifacts
 from mlflow_hpo.tracking.history import HISTORY, SCHEMA, WRITTEN
 
 _FACTS = "data.json"
 _THREADS = 8
-DAMAGED = (KeyError, TypeError, ValueError, OverflowError, RecursionError)  # what a damaged record brings
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +33,17 @@ class Written:
     trials: list[Any]
 
 
-def written(studies: Sequence[Run]) -> Generator[Written | Exception, None, None]:
+def written(studies: Sequence[Run], cache: Cache) -> Generator[Written | Exception, None, None]:
     """Yield what each of the studies wrote down, in their order.
 
     Where it cannot be read that is a StudyError; where it is not whole, one of `DAMAGED`. Nothing is raised.
 
     Args:
         studies: parent runs with the tag `WRITTEN`.
+        cache: of what was read before.
     """
     uri = mlflow.get_tracking_uri()
-    with Cache(uri, cache_folder()) as cache, impatient():
+    with impatient():
         known = [_remembered(study, cache) for study in studies]
         unknown = [study for study, found in zip(studies, known, strict=True) if found is None]
         reached: set[str] = set()

@@ -6,45 +6,17 @@ import mlflow
 import pytest
 import trainings
 import yaml
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
+from scripted import ROUND, logged
 
 from mlflow_hpo import ConfigError, History, SearchSpace, Study
-from mlflow_hpo.metalearning import plain_runs
+from mlflow_hpo.metalearning import plain_listing, plain_runs
+from mlflow_hpo.metalearning.cache import Cache
 from mlflow_hpo.metalearning.warm_start import WarmStart
 
 SPACE = SearchSpace(trainings.SPACE)
-ROUND = {"x": 0.5, "kind": "round"}
 NAN = float("nan")
-
-
-def logged(
-    store,
-    values=((1, 0.5),),
-    params=ROUND,
-    *,
-    metric="loss",
-    experiment="plain",
-    status="FINISHED",
-    data=(),
-    tags=None,
-):
-    """Log a run as a script does, its values as (step, value) one after the other; return its id."""
-    known = store.get_experiment_by_name(experiment)
-    where = store.create_experiment(experiment) if known is None else known.experiment_id
-    run_id = store.create_run(where, tags=tags).info.run_id
-    points = [Metric(metric, value, 1000 + at, step) for at, (step, value) in enumerate(values)]
-    store.log_batch(run_id, points, [Param(name, str(value)) for name, value in params.items()])
-    if data:
-        store.log_inputs(run_id, [dataset(*each) for each in data])
-    if status != "RUNNING":
-        store.set_terminated(run_id, status=status)
-    return run_id
-
-
-def dataset(name, digest, context=None):
-    tags = [] if context is None else [InputTag("mlflow.data.context", context)]
-    return DatasetInput(Dataset(name, digest, "local", "{}"), tags)
 
 
 def mined(sources=("plain",), metric="loss", mode="min", space=SPACE):
@@ -263,20 +235,22 @@ def test_datasets_are_tasks(store):
 def test_a_task_has_no_name_of_a_study(store):
     run_id = logged(store)
     client = MlflowClient()
-    found = plain_runs.plain_runs(
-        client,
-        [(client.get_run(run_id), "plain")],
-        {},
-        metric="loss",
-        mode="min",
-        space=SPACE,
-        taken={"plain runs in plain"},
-    )
+    with Cache("", None) as cache:
+        found = plain_runs.plain_runs(
+            client,
+            [(client.get_run(run_id), "plain")],
+            {},
+            metric="loss",
+            mode="min",
+            space=SPACE,
+            cache=cache,
+            taken={"plain runs in plain"},
+        )
     assert [record["task"] for record in found.records] == ["plain runs in plain'"]
 
 
 def test_pages_bring_every_run_once(store, monkeypatch):
-    monkeypatch.setattr(plain_runs, "_PAGE", 3)
+    monkeypatch.setattr(plain_listing, "_PAGE", 3)
     run_ids = [logged(store, params={"x": number / 10, "kind": "round"}) for number in range(7)]
     logged(store, params={"x": 0.5})
     logged(store, params={"alpha": 1})

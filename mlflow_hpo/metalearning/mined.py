@@ -1,0 +1,25 @@
+"""What mining brings home, of studies and of plain runs alike."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+# what a damaged record brings, whoever wrote it
+DAMAGED = (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError)
+
+
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """What was found in MLflow.
+
+    Attributes:
+        records: for `History.mined`, one for each trial.
+        run_ids: the runs to name for the same records again.
+        skipped: how many studies or runs were left out, by reason.
+    """
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    run_ids: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)

@@ -1,0 +1,266 @@
+"""Which plain runs there are: listed from both ends at once, and only what is new the next time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from mlflow.entities import Run
+from mlflow.store.entities import PagedList
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+from mlflow_hpo.metalearning.cache import Cache
+from mlflow_hpo.metalearning.mined import DAMAGED
+from mlflow_hpo.space import SearchSpace
+from mlflow_hpo.tracking.connect import ask
+
+_PAGE = 1000  # runs a request
+_AT_ONCE = 100  # named runs a request
+_THREADS = 8
+_UNUSED = "1.5e308"  # a value that no run has
+_METRIC = re.compile(r"[\w.\- :/]+")  # what MLflow takes for a metric's name
+STATUSES = ("FINISHED", "FAILED")
+_LATE = 3_600_000  # milliseconds: a run may be seen so long after it ended by the clock of its machine
+_OLD = (
+    7 * 86_400_000
+)  # milliseconds after which an experiment is listed anew: for what was written with old times
+_SCHEMA = "1"
+
+_Page = Callable[[bool, str | None], PagedList[Run]]
+
+
+@dataclass(frozen=True, slots=True)
+class PlainRun:
+    """What is kept of a run.
+
+    Attributes:
+        started: milliseconds.
+        state: changes when the run is written to again.
+        crashed: it ended as FAILED.
+        data: names and digests of its datasets, "" without any.
+        last, step: the last value of the metric, and where it stands.
+        params: names and texts, of the parameters of the space.
+    """
+
+    run_id: str
+    experiment_id: str
+    started: int
+    state: str
+    crashed: bool
+    data: str
+    last: float
+    step: int
+    params: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, run: Run, metric: str, space: SearchSpace) -> PlainRun:
+        """Return what is kept of a `usable` run."""
+        info, texts = run.info, run.data.params
+        # run.data.metrics knows no steps, and a history is a request
+        last = next(each for each in run.data.to_proto().metrics if each.key == metric)
+        return cls(
+            run_id=info.run_id,
+            experiment_id=info.experiment_id,
+            started=info.start_time or 0,
+            state=f"{info.end_time} {info.status}",
+            crashed=info.status == "FAILED",
+            data=_data(run),
+            last=last.value,
+            step=last.step,
+            params=tuple((name, texts[name]) for name in space if name in texts),
+        )
+
+    @classmethod
+    def remembered(cls, kept: Sequence[Any]) -> PlainRun:
+        """Return what `astuple` made a list of; raises one of `DAMAGED` where it did not."""
+        run_id, experiment_id, started, state, crashed, data, last, step, params = kept
+        texts = tuple((str(name), str(text)) for name, text in params)
+        where = str(run_id), str(experiment_id), int(started), str(state)
+        return cls(*where, bool(crashed), str(data), float(last), int(step), texts)
+
+
+def usable(run: Run, metric: str) -> bool:
+    """Whether a run is plain, has ended, and has a value of the metric."""
+    data = run.data
+    return "hpo.kind" not in data.tags and run.info.status in STATUSES and metric in data.metrics
+
+
+def _data(run: Run) -> str:
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    training = [
+        each
+        for each in inputs
+        if any(tag.key == MLFLOW_DATASET_CONTEXT and tag.value in ("training", "train") for tag in each.tags)
+    ]
+    return " + ".join(sorted({f"{each.dataset.name}@{each.dataset.digest}" for each in training or inputs}))
+
+
+class PlainListing:
+    """The plain runs of some experiments that have a metric and a param of a space.
+
+    Runs that lack a param of the space come only from among the latest 1,000, so that they can be told of; of
+    a server that is full of other things not all is transferred. Of an experiment that was listed less than a
+    week ago only what ended since then is asked for; so that what is remembered of a run may be out of date,
+    until it is confirmed.
+
+    Args:
+        client: of the store.
+        experiments: their ids.
+        metric: its name.
+        space: what the params are from.
+        cache: where the listing is kept.
+
+    Raises:
+        StudyError: the store cannot be used.
+    """
+
+    def __init__(
+        self, client: MlflowClient, experiments: Iterable[str], metric: str, space: SearchSpace, cache: Cache
+    ) -> None:
+        self._client = client
+        self._metric = metric
+        self._space = space
+        self._cache = cache
+        self._begin = int(time.time() * 1000)
+        self._listed: dict[str, int] = {}  # when each experiment was listed whole
+        self._runs: dict[str, PlainRun] = {}
+        self._sure: set[str] = set()  # runs as the server has them now
+        if not _METRIC.fullmatch(metric):
+            return
+        asked: dict[str, int] = {}  # when known experiments were asked for the last time
+        for experiment in experiments:
+            self._listed[experiment] = self._begin
+            if (at := self._remember(experiment)) is not None:
+                asked[experiment] = at
+        new = [experiment for experiment in self._listed if experiment not in asked]
+        self._add(self._found(new, None))
+        self._add(self._found(list(asked), min(asked.values(), default=0) - _LATE))
+
+    def __iter__(self) -> Iterator[PlainRun]:
+        """Yield the runs, the latest first."""
+        return iter(sorted(self._runs.values(), key=lambda run: (-run.started, run.run_id)))
+
+    def confirm(self, run_ids: Iterable[str]) -> bool:
+        """Ask the server for runs that are only remembered; return whether all are as they were."""
+        unsure = [run_id for run_id in run_ids if run_id not in self._sure]
+        parts = [unsure[start : start + _AT_ONCE] for start in range(0, len(unsure), _AT_ONCE)]
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="mlflow-hpo-listing") as pool:
+            found = {run.info.run_id: run for page in pool.map(self._named, parts) for run in page}
+        before = [self._runs[run_id] for run_id in unsure]
+        for run_id in unsure:
+            run = found.get(run_id)
+            if run is not None and usable(run, self._metric):
+                self._add([run])
+            else:
+                del self._runs[run_id]
+        return before == [self._runs.get(run_id) for run_id in unsure]
+
+    def keep(self) -> None:
+        """Remember the runs for the next time."""
+        kept: dict[str, list[Any]] = {experiment: [] for experiment in self._listed}
+        for run in self._runs.values():
+            kept[run.experiment_id].append(astuple(run))
+        for experiment, runs in kept.items():
+            text = {"listed": self._listed[experiment], "asked": self._begin, "runs": runs}
+            self._cache.put(self._key(experiment), _SCHEMA, json.dumps(text, separators=(",", ":")))
+
+    def _remember(self, experiment: str) -> int | None:
+        """Take what is remembered of an experiment; return when it was asked for, None if it was not."""
+        text = self._cache.get(self._key(experiment), _SCHEMA)
+        if text is None:
+            return None
+        try:
+            known = json.loads(text)
+            listed, asked = int(known["listed"]), int(known["asked"])
+            runs = [PlainRun.remembered(kept) for kept in known["runs"]]
+        except DAMAGED:
+            return None
+        if not self._begin - _OLD < listed <= asked <= self._begin:
+            return None
+        self._listed[experiment] = listed
+        self._runs |= {run.run_id: run for run in runs}
+        return asked
+
+    def _key(self, experiment: str) -> str:
+        told = json.dumps([experiment, self._metric, list(self._space), self._needed])
+        return f"plain runs {hashlib.sha256(told.encode()).hexdigest()}"
+
+    def _add(self, runs: Iterable[Run]) -> None:
+        for run in runs:
+            kept = PlainRun.of(run, self._metric, self._space)
+            self._runs[kept.run_id] = kept
+            self._sure.add(kept.run_id)
+
+    @property
+    def _needed(self) -> list[str]:
+        return [name for name, parameter in self._space.items() if not parameter.when]
+
+    def _found(self, experiments: Sequence[str], since: int | None) -> Iterator[Run]:
+        """Yield the runs that ended since a time, None for all; some come twice."""
+        if not experiments:
+            return
+        # a filter cannot ask whether there is a metric; unlike all other comparisons, != is true of NaN
+        has_metric = f"metrics.`{self._metric}` != {_UNUSED}"
+        ended = [f"attributes.status != '{status}'" for status in ("RUNNING", "SCHEDULED", "KILLED")]
+        wide = [has_metric, *ended, "tags.`hpo.kind` IS NULL"]
+        if since is not None:
+            wide.append(f"attributes.end_time >= {since}")
+        narrow = [*wide, *(f"params.`{name}` IS NOT NULL" for name in self._needed)]
+        latest = self._page(experiments, wide)
+        yield from (run for run in latest if any(name in run.data.params for name in self._space))
+        if latest.token:
+            yield from _from_both_ends(
+                lambda latest_first, token: self._page(experiments, narrow, token, latest_first=latest_first)
+            )
+
+    def _named(self, run_ids: Sequence[str]) -> PagedList[Run]:
+        listed = ", ".join(f"'{run_id}'" for run_id in run_ids)
+        return self._page(list(self._listed), [f"attributes.run_id IN ({listed})"])
+
+    def _page(
+        self,
+        experiments: Sequence[str],
+        filters: Iterable[str],
+        token: str | None = None,
+        *,
+        latest_first: bool = True,
+    ) -> PagedList[Run]:
+        page: PagedList[Run] = ask(
+            "MLFLOW_TRACKING_URI: cannot list the runs",
+            self._client.search_runs,
+            list(experiments),
+            " and ".join(filters),
+            max_results=_PAGE,
+            order_by=[f"attributes.start_time {'DESC' if latest_first else 'ASC'}"],
+            page_token=token,
+        )
+        return page
+
+
+def _from_both_ends(page: _Page) -> Iterator[Run]:
+    """Yield all runs; some come twice.
+
+    One after the other pages are asked for, the latest runs first, and at the same time the earliest first,
+    until the two meet: a server of several processes answers in half of the time.
+    """
+    reached: Mapping[bool, float] = {True: float("inf"), False: float("-inf")}  # start times
+    with ThreadPoolExecutor(2, thread_name_prefix="mlflow-hpo-listing") as pool:
+        asked = {pool.submit(page, latest_first, None): latest_first for latest_first in reached}
+        while asked:
+            done, _ = wait(asked, return_when=FIRST_COMPLETED)
+            for future in done:
+                latest_first = asked.pop(future)
+                runs = future.result()
+                if runs:
+                    reached = {**reached, latest_first: runs[-1].info.start_time or 0}
+                # both have all that began at the same time as their last run only once they are past it
+                if runs.token and reached[True] >= reached[False]:
+                    asked[pool.submit(page, latest_first, runs.token)] = latest_first
+                yield from runs
