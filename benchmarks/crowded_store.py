@@ -34,7 +34,7 @@ SPACE = SearchSpace(
         "optimizer": {"type": "categorical", "choices": ["sgd", "adam"]},
     }
 )
-_MINUTE = 60_000  # milliseconds
+_MINUTE, _HOUR = 60_000, 3_600_000  # milliseconds
 
 
 @contextmanager
@@ -122,8 +122,8 @@ def _run(
 
 
 def _copy(connection: psycopg.Connection, copies: list[str]) -> None:
-    """Copy all runs and what hangs on them; a copy began a minute before that with the number before."""
-    before = [int(copy) * _MINUTE for copy in copies]
+    """Copy all runs and what hangs on them; each an hour before the copy that has the number before."""
+    before = [int(copy) * _HOUR for copy in copies]
     of_run = "md5(o.run_uuid || c.copy)"
     changed = {
         "run_uuid": of_run,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -292,20 +293,43 @@ def _curve(points: Any) -> Curve:
     """Return the finite points in the order of their epochs."""
     if not isinstance(points, Sequence) or isinstance(points, str):
         raise ConfigError("curve", f"must be a list of [epoch, value], got {shown(points)}")
+    if (sound := _sound(points)) is not None:
+        return sound
     read: dict[int, float] = {}
     for index, point in enumerate(points):
-        if not isinstance(point, Sequence) or isinstance(point, str) or len(point) != 2:
+        if not isinstance(point, (list, tuple)) or len(point) != 2:
             raise ConfigError(f"curve[{index}]", f"must be [epoch, value], got {shown(point)}")
         epoch, value = whole_number(f"curve[{index}]", point[0], at_least=1), point[1]
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ConfigError(f"curve[{index}]", f"must have a number as its value, got {shown(value)}")
         if epoch in read:
             raise ConfigError(f"curve[{index}]", f"must not repeat epoch {epoch}")
         if is_finite(value):
             read[epoch] = float(value)
-        else:
+        elif isinstance(value, int | float) and not isinstance(value, bool):
             read[epoch] = math.nan
+        else:
+            raise ConfigError(f"curve[{index}]", f"must have a number as its value, got {shown(value)}")
     return tuple((epoch, value) for epoch, value in sorted(read.items()) if not math.isnan(value))
+
+
+def _sound(points: Sequence[Any]) -> Curve | None:
+    """Return a curve of finite values by ascending epoch; None if it is not such a one, as far as is seen.
+
+    Nearly all are, and of a million points each need not be checked with care.
+    """
+    last = 0
+    for point in points:
+        if type(point) is not list or len(point) != 2:
+            return None
+        epoch, value = point
+        if (
+            type(epoch) is not int
+            or not last < epoch < sys.maxsize
+            or type(value) is not float
+            or not math.isfinite(value)
+        ):
+            return None
+        last = epoch
+    return tuple(map(tuple, points))
 
 
 def why_outside(error: ConfigError, space: SearchSpace) -> str:

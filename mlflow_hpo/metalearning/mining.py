@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import mlflow
@@ -35,6 +36,13 @@ RUNS = "runs:/"  # begins the name of a single study or plain run
 def mine(sources: Sequence[str] | None, *, metric: str, mode: str, space: SearchSpace) -> History:
     """Return what `History.from_mlflow` promises."""
     client = connect()
+    with _without_garbage_collection():
+        return _mine(client, sources, metric, mode, space)
+
+
+def _mine(
+    client: MlflowClient, sources: Sequence[str] | None, metric: str, mode: str, space: SearchSpace
+) -> History:
     named = _named_runs(client, [source for source in sources or () if source.startswith(RUNS)], metric)
     names = None if sources is None else [source for source in sources if not source.startswith(RUNS)]
     experiments = _experiments(client, names)
@@ -57,6 +65,18 @@ def mine(sources: Sequence[str] | None, *, metric: str, mode: str, space: Search
         studies=studies.run_ids,
         runs=plain.run_ids,
     ).within(space)
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Stop looking for garbage: of a million small objects none is, and it would take half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _read(

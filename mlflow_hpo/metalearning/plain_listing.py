@@ -1,4 +1,4 @@
-"""Which plain runs there are: listed from both ends at once, and only what is new the next time."""
+"""Which plain runs there are: listed from several spans of time at once, and then only what is new."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import astuple, dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from mlflow.entities import Run
 from mlflow.store.entities import PagedList
@@ -24,6 +24,8 @@ from mlflow_hpo.tracking.connect import ask
 _PAGE = 1000  # runs a request
 _AT_ONCE = 100  # named runs a request
 _THREADS = 8
+_SPANS = 16  # of time, of which ...
+_LISTERS = 4  # ... so many are listed at once
 _UNUSED = "1.5e308"  # a value that no run has
 _METRIC = re.compile(r"[\w.\- :/]+")  # what MLflow takes for a metric's name
 STATUSES = ("FINISHED", "FAILED")
@@ -33,11 +35,8 @@ _OLD = (
 )  # milliseconds after which an experiment is listed anew: for what was written with old times
 _SCHEMA = "1"
 
-_Page = Callable[[bool, str | None], PagedList[Run]]
 
-
-@dataclass(frozen=True, slots=True)
-class PlainRun:
+class PlainRun(NamedTuple):
     """What is kept of a run.
 
     Attributes:
@@ -79,7 +78,7 @@ class PlainRun:
 
     @classmethod
     def remembered(cls, kept: Sequence[Any]) -> PlainRun:
-        """Return what `astuple` made a list of; raises one of `DAMAGED` where it did not."""
+        """Return a run that JSON made a list of; raises one of `DAMAGED` where it did not."""
         run_id, experiment_id, started, state, crashed, data, last, step, params = kept
         texts = tuple((str(name), str(text)) for name, text in params)
         where = str(run_id), str(experiment_id), int(started), str(state)
@@ -140,8 +139,8 @@ class PlainListing:
             if (at := self._remember(experiment)) is not None:
                 asked[experiment] = at
         new = [experiment for experiment in self._listed if experiment not in asked]
-        self._add(self._found(new, None))
-        self._add(self._found(list(asked), min(asked.values(), default=0) - _LATE))
+        self._look(new, None)
+        self._look(list(asked), min(asked.values(), default=0) - _LATE)
 
     def __iter__(self) -> Iterator[PlainRun]:
         """Yield the runs, the latest first."""
@@ -164,9 +163,9 @@ class PlainListing:
 
     def keep(self) -> None:
         """Remember the runs for the next time."""
-        kept: dict[str, list[Any]] = {experiment: [] for experiment in self._listed}
+        kept: dict[str, list[PlainRun]] = {experiment: [] for experiment in self._listed}
         for run in self._runs.values():
-            kept[run.experiment_id].append(astuple(run))
+            kept[run.experiment_id].append(run)
         for experiment, runs in kept.items():
             text = {"listed": self._listed[experiment], "asked": self._begin, "runs": runs}
             self._cache.put(self._key(experiment), _SCHEMA, json.dumps(text, separators=(",", ":")))
@@ -193,17 +192,19 @@ class PlainListing:
         return f"plain runs {hashlib.sha256(told.encode()).hexdigest()}"
 
     def _add(self, runs: Iterable[Run]) -> None:
+        self._take(PlainRun.of(run, self._metric, self._space) for run in runs)
+
+    def _take(self, runs: Iterable[PlainRun]) -> None:
         for run in runs:
-            kept = PlainRun.of(run, self._metric, self._space)
-            self._runs[kept.run_id] = kept
-            self._sure.add(kept.run_id)
+            self._runs[run.run_id] = run
+            self._sure.add(run.run_id)
 
     @property
     def _needed(self) -> list[str]:
         return [name for name, parameter in self._space.items() if not parameter.when]
 
-    def _found(self, experiments: Sequence[str], since: int | None) -> Iterator[Run]:
-        """Yield the runs that ended since a time, None for all; some come twice."""
+    def _look(self, experiments: Sequence[str], since: int | None) -> None:
+        """Take the runs that ended since a time, None for all."""
         if not experiments:
             return
         # a filter cannot ask whether there is a metric; unlike all other comparisons, != is true of NaN
@@ -212,13 +213,37 @@ class PlainListing:
         wide = [has_metric, *ended, "tags.`hpo.kind` IS NULL"]
         if since is not None:
             wide.append(f"attributes.end_time >= {since}")
-        narrow = [*wide, *(f"params.`{name}` IS NOT NULL" for name in self._needed)]
         latest = self._page(experiments, wide)
-        yield from (run for run in latest if any(name in run.data.params for name in self._space))
+        self._add(run for run in latest if any(name in run.data.params for name in self._space))
         if latest.token:
-            yield from _from_both_ends(
-                lambda latest_first, token: self._page(experiments, narrow, token, latest_first=latest_first)
-            )
+            narrow = [*wide, *(f"params.`{name}` IS NOT NULL" for name in self._needed)]
+            self._look_further(experiments, narrow, until=latest[-1].info.start_time)
+
+    def _look_further(self, experiments: Sequence[str], filters: Sequence[str], *, until: int) -> None:
+        """Take the runs that began until a time, from several spans of time at once.
+
+        A server of several processes answers the sooner.
+        """
+        earliest = self._page(experiments, filters, most=1, order="ASC")
+        if not earliest:
+            return
+        begin, end = earliest[0].info.start_time, until + 1
+        edges = sorted({begin + (end - begin) * span // _SPANS for span in range(_SPANS + 1)})
+
+        def within(span: tuple[int, int]) -> list[PlainRun]:
+            began = [f"attributes.start_time >= {span[0]}", f"attributes.start_time < {span[1]}"]
+            runs: list[PlainRun] = []
+            token: str | None = None
+            while True:
+                page = self._page(experiments, [*filters, *began], token)
+                runs += (PlainRun.of(run, self._metric, self._space) for run in page)
+                token = page.token
+                if not token:
+                    return runs
+
+        with ThreadPoolExecutor(_LISTERS, thread_name_prefix="mlflow-hpo-listing") as pool:
+            for runs in pool.map(within, pairwise(edges)):
+                self._take(runs)
 
     def _named(self, run_ids: Sequence[str]) -> PagedList[Run]:
         listed = ", ".join(f"'{run_id}'" for run_id in run_ids)
@@ -230,37 +255,16 @@ class PlainListing:
         filters: Iterable[str],
         token: str | None = None,
         *,
-        latest_first: bool = True,
+        most: int | None = None,
+        order: str = "DESC",
     ) -> PagedList[Run]:
         page: PagedList[Run] = ask(
             "MLFLOW_TRACKING_URI: cannot list the runs",
             self._client.search_runs,
             list(experiments),
             " and ".join(filters),
-            max_results=_PAGE,
-            order_by=[f"attributes.start_time {'DESC' if latest_first else 'ASC'}"],
+            max_results=most or _PAGE,
+            order_by=[f"attributes.start_time {order}"],
             page_token=token,
         )
         return page
-
-
-def _from_both_ends(page: _Page) -> Iterator[Run]:
-    """Yield all runs; some come twice.
-
-    One after the other pages are asked for, the latest runs first, and at the same time the earliest first,
-    until the two meet: a server of several processes answers in half of the time.
-    """
-    reached: Mapping[bool, float] = {True: float("inf"), False: float("-inf")}  # start times
-    with ThreadPoolExecutor(2, thread_name_prefix="mlflow-hpo-listing") as pool:
-        asked = {pool.submit(page, latest_first, None): latest_first for latest_first in reached}
-        while asked:
-            done, _ = wait(asked, return_when=FIRST_COMPLETED)
-            for future in done:
-                latest_first = asked.pop(future)
-                runs = future.result()
-                if runs:
-                    reached = {**reached, latest_first: runs[-1].info.start_time or 0}
-                # both have all that began at the same time as their last run only once they are past it
-                if runs.token and reached[True] >= reached[False]:
-                    asked[pool.submit(page, latest_first, runs.token)] = latest_first
-                yield from runs

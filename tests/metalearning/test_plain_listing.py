@@ -1,4 +1,4 @@
-"""Plain runs are listed from both ends, and what was listed is remembered as long as it is true."""
+"""Plain runs are listed from several spans of time, and remembered as long as what is known is true."""
 
 import time
 
@@ -59,7 +59,7 @@ def later(monkeypatch):
 
 
 @pytest.mark.parametrize("page", [1, 2, 3, 5, 40])
-def test_both_ends_meet_and_leave_nothing_out_between(store, monkeypatch, page):
+def test_no_run_is_lost_between_pages_and_spans(store, monkeypatch, page):
     monkeypatch.setattr(plain_listing, "_PAGE", page)
     experiment = store.create_experiment("plain")
     create = store.create_run
