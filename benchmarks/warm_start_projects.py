@@ -66,15 +66,17 @@ def main(seeds: int, trials: int, max_epochs: int, searcher: str, scheduler: str
     figures = [_compared(runs[seed, False], runs[seed, True]) for seed in range(seeds)]
     rows = [_row(str(seed), each) for seed, each in enumerate(figures)]
     rows.append(_row("mean", np.mean(figures, axis=0).tolist()))
+    chosen = [each for each in (searcher, scheduler) if each]
     table = (
-        "### Warm start: real trainings by `mlflow run`\n\nThe upper halves of the digits, alone and with "
-        "`-P warm_start=auto` after searches on digits, breast_cancer, wines and coarse digits: the accuracy "
-        "that both reach, the epochs that each has spent when it gets there, and what each ends with.\n\n"
+        f"### {', '.join(['Warm start: real trainings by `mlflow run`', *chosen])}\n\n"
+        "The upper halves of the digits, alone and with `-P warm_start=auto` after searches on digits, "
+        "breast_cancer, wines and coarse digits: the accuracy that both reach, the epochs that each has "
+        "spent when it gets there, and what each ends with.\n\n"
         + markdown_table(["seed", "accuracy", "cold epochs", "warm epochs", "cold end", "warm end"], rows)
     )
     click.echo(table)
     if write:
-        write_section(DOCS, "warm-start-projects", table)
+        write_section(DOCS, "-".join(["warm-start-projects", *chosen]), table)
 
 
 def _compared(cold: Search, warm: Search) -> list[float]:
