@@ -6,10 +6,7 @@ would take hours through the API.
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -17,9 +14,9 @@ import numpy as np
 import psycopg
 from mlflow.entities import Metric, Param, RunTag
 from psycopg import sql
+from studies import begin_study, end_study, tracking_uri
 
 from mlflow_hpo import SearchSpace
-from mlflow_hpo.tracking.history import HISTORY, WRITTEN, written_history
 
 METRIC = "val_accuracy"
 STUDIES, PLAIN = "studies", "plain"  # experiments
@@ -35,17 +32,6 @@ SPACE = SearchSpace(
     }
 )
 _MINUTE, _HOUR = 60_000, 3_600_000  # milliseconds
-
-
-@contextmanager
-def tracking_uri(uri: str) -> Iterator[None]:
-    """Have MLflow use a store for a while."""
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(before)
 
 
 def fill(backend: str, folder: Path, studies: int, trials: int) -> None:
@@ -78,17 +64,13 @@ def fill(backend: str, folder: Path, studies: int, trials: int) -> None:
 
 def _study(client: mlflow.MlflowClient, experiment: str, trials: int, rng: np.random.Generator) -> str:
     """Write a study with its trials; return its run id."""
-    tags = {"hpo.kind": "study", "hpo.task": "houses", "hpo.metric": METRIC, "hpo.mode": "max"}
-    parent: str = client.create_run(experiment, tags=tags).info.run_id
-    plain = []
+    parent = begin_study(client, experiment, "houses", METRIC)
+    told = []
     for number in range(trials):
         tags = {"hpo.kind": "trial", "mlflow.parentRunId": parent, "hpo.trial": str(number)}
         run_id, params, curve = _run(client, experiment, tags, rng)
-        plain.append({"trial": number, "run_id": run_id, "params": params, "curve": curve, "failed": False})
-    client.log_text(parent, written_history(plain), HISTORY)
-    client.log_text(parent, json.dumps({"rows": 1000, "columns": 20, "classes": 3}), "data.json")
-    client.set_tag(parent, WRITTEN, str(len(plain)))
-    client.set_terminated(parent)
+        told.append({"run_id": run_id, "params": params, "curve": curve})
+    end_study(client, parent, told, {"rows": 1000, "columns": 20, "classes": 3})
     return parent
 
 
@@ -105,7 +87,7 @@ def _run(
 ) -> tuple[str, dict[str, str], list[tuple[int, float]]]:
     """Write a run of ten epochs; return its id, its params as text and its curve."""
     config = SPACE.sample(rng)
-    params = {name: SPACE[name].format(value) for name, value in config.items()}
+    params = SPACE.format(config)
     curve = [
         (epoch, 1 - 0.1 * abs(float(np.log10(config["learning_rate"] / 0.01))) - 0.3 / epoch)
         for epoch in range(1, EPOCHS + 1)

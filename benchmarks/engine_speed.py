@@ -9,7 +9,8 @@ from statistics import mean, median
 import click
 import numpy as np
 from methods import METHODS, method
-from report import DOCS, markdown_table, write_section
+from options import write_option
+from report import markdown_table, publish
 from simulator import Method
 
 from mlflow_hpo import SearchSpace
@@ -96,7 +97,7 @@ def _measure(name: str, trials: int, pending: int, patience: float) -> str:
 @click.option(
     "--patience", type=float, default=120.0, show_default=True, help="Seconds after which a cell is given up."
 )
-@click.option("--write", is_flag=True, help=f"Write the table into {DOCS.parent.name}/{DOCS.name}.")
+@write_option
 def main(methods: str, trials: str, pending: str, patience: float, write: bool) -> None:
     """Print microseconds of CPU per ask and per report."""
     cells = [(int(t), int(p)) for t in trials.split(",") for p in pending.split(",") if int(p) <= int(t)]
@@ -115,9 +116,7 @@ def main(methods: str, trials: str, pending: str, patience: float, write: bool) 
         "longer.\n\n"
     )
     table = about + markdown_table(head, rows)
-    click.echo(table)
-    if write:
-        write_section(DOCS, "engine-speed", table)
+    publish("engine-speed", table, write=write)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import click
 import numpy as np
 from engine_speed import SPACE
 from methods import method
-from report import DOCS, markdown_table, write_section
+from options import write_option
+from report import markdown_table, publish
 
 _EPOCHS = 50
 
@@ -64,7 +65,7 @@ def _value(job: object, epoch: int, rng: np.random.Generator) -> float:
 @click.option("--workers", type=int, default=1000, show_default=True)
 @click.option("--trials", type=int, default=20_000, show_default=True)
 @click.option("--seconds", type=float, default=60.0, show_default=True, help="Of an epoch.")
-@click.option("--write", is_flag=True, help=f"Write the table into {DOCS.parent.name}/{DOCS.name}.")
+@write_option
 def main(methods: str, workers: int, trials: int, seconds: float, write: bool) -> None:
     """Print how busy each search keeps its workers."""
     rows = []
@@ -78,9 +79,7 @@ def main(methods: str, workers: int, trials: int, seconds: float, write: bool) -
         "milliseconds of one, reports included. One driver makes all decisions one after the other.\n\n"
     )
     table = about + markdown_table(["method", "busy", "decisions", "ms"], rows)
-    click.echo(table)
-    if write:
-        write_section(DOCS, "many-workers", table)
+    publish("many-workers", table, write=write)
 
 
 if __name__ == "__main__":

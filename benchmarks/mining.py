@@ -14,7 +14,8 @@ from pathlib import Path
 import click
 import mlflow
 from crowded_store import METRIC, PLAIN, SPACE, STUDIES, fill
-from report import DOCS, markdown_table, write_section
+from options import write_option
+from report import markdown_table, publish
 
 from mlflow_hpo import History
 from mlflow_hpo.metalearning.cache import FOLDER
@@ -27,7 +28,7 @@ from server_processes import mlflow_server, postgres_cluster
 @click.pass_context
 @click.option("--studies", type=int, default=500, show_default=True)
 @click.option("--trials", type=int, default=100, show_default=True, help="Of each study.")
-@click.option("--write", is_flag=True, help=f"Write the table into {DOCS.parent.name}/{DOCS.name}.")
+@write_option
 def main(context: click.Context, studies: int, trials: int, write: bool) -> None:
     """Read studies, and as many plain runs as they have trials, from PostgreSQL behind `mlflow server`."""
     if context.invoked_subcommand:
@@ -47,9 +48,7 @@ def main(context: click.Context, studies: int, trials: int, write: bool) -> None
         "each reading in a process of its own, imports not counted.\n\n"
     )
     table = about + markdown_table(head, rows)
-    click.echo(table)
-    if write:
-        write_section(DOCS, "mining", table)
+    publish("mining", table, write=write)
 
 
 def _rows(experiment: str, uri: str, folder: Path) -> list[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from report import DOCS
 
 path_option = click.option(
     "--path",
@@ -15,4 +16,7 @@ path_option = click.option(
 )
 split_option = click.option(
     "--split", type=click.Choice(["dev", "holdout"]), default="dev", show_default=True
+)
+write_option = click.option(
+    "--write", is_flag=True, help=f"Write the table into {DOCS.parent.name}/{DOCS.name}."
 )

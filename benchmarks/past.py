@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -57,40 +56,33 @@ def name_in_history(task: Task) -> str:
 @contextmanager
 def _store() -> Iterator[None]:
     import mlflow  # the peers' environment has none
+    from studies import tracking_uri
 
     from mlflow_hpo.metalearning.cache import FOLDER
 
-    before = mlflow.get_tracking_uri()
     # what is read of a store that goes away need not be kept
-    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {FOLDER: ""}):
-        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.dict(os.environ, {FOLDER: ""}),
+        tracking_uri(f"sqlite:///{folder}/mlflow.db"),
+    ):
         mlflow.create_experiment(_EXPERIMENT, artifact_location=Path(folder, "artifacts").as_uri())
-        try:
-            yield
-        finally:
-            mlflow.set_tracking_uri(before)
+        yield
 
 
 def _write(space: SearchSpace, task: Task, trials: list[dict[str, Any]]) -> None:
     import mlflow
+    from studies import begin_study, end_study
 
-    from mlflow_hpo.tracking.history import HISTORY, WRITTEN, written_history
-
-    plain = [
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name(_EXPERIMENT)
+    parent = begin_study(client, experiment.experiment_id, task.name, METRIC)
+    told = [
         {
-            "trial": number,
             "run_id": f"{task.task_id}-{number}",
-            "params": {name: space[name].format(value) for name, value in trial["config"].items()},
+            "params": space.format(trial["config"]),
             "curve": trial["curve"],
-            "failed": False,
         }
         for number, trial in enumerate(trials)
     ]
-    client = mlflow.MlflowClient()
-    tags = {"hpo.kind": "study", "hpo.task": task.name, "hpo.metric": METRIC, "hpo.mode": "max"}
-    experiment = client.get_experiment_by_name(_EXPERIMENT)
-    parent = client.create_run(experiment.experiment_id, tags=tags).info.run_id
-    client.log_text(parent, written_history(plain), HISTORY)
-    client.log_text(parent, json.dumps(dict(task.facts)), "data.json")
-    client.set_tag(parent, WRITTEN, str(len(plain)))
-    client.set_terminated(parent)
+    end_study(client, parent, told, task.facts)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import click
 from quality import Quality
 
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -48,6 +49,13 @@ def machine() -> str:
     """Return what the figures were measured on."""
     cores = f"{os.cpu_count()} cores ({platform.machine()}), shared with other work"
     return f"{cores}, Python {platform.python_version()}"
+
+
+def publish(name: str, table: str, *, write: bool) -> None:
+    """Print a table, and write it into the page of benchmarks where that is wanted."""
+    click.echo(table)
+    if write:
+        write_section(DOCS, name, table)
 
 
 def write_section(page: Path, name: str, body: str) -> None:

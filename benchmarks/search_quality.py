@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 from lcbench import MAX_EPOCHS, LcBench
 from methods import METHODS
-from options import path_option, split_option
+from options import path_option, split_option, write_option
 from quality import assess
-from report import DOCS, markdown_table, quality_row, write_section
+from report import markdown_table, publish, quality_row
 from traces import CACHE, Traces
 
 from mlflow_hpo.metalearning.history import counted
@@ -49,7 +49,7 @@ def _comma_separated(context: click.Context, parameter: click.Parameter, value: 
     default=CACHE,
     help="Folder of our own traces, which are taken from there if they are there; the peers' are in git.",
 )
-@click.option("--write", is_flag=True, help=f"Write the tables into {DOCS.parent.name}/{DOCS.name}.")
+@write_option
 def main(
     path: Path,
     split: str,
@@ -96,9 +96,7 @@ def main(
             ["method", *budgets, "speed-up", "version"],
             [quality_row(name, qualities[name], versions[name] or "") for name in names],
         )
-        click.echo(table)
-        if write:
-            write_section(DOCS, f"search-quality-{split}-{number}-{len(chosen)}x{seeds}", table)
+        publish(f"search-quality-{split}-{number}-{len(chosen)}x{seeds}", table, write=write)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ import click
 import numpy as np
 from lcbench import MAX_EPOCHS, LcBench, Task
 from methods.transfer import OURS, TRANSFER, TransferEntry
-from options import path_option, split_option
+from options import path_option, split_option, write_option
 from packaging.version import Version
 from past import TRIALS, mined, name_in_history, past_trials
 from quality import assess
-from report import DOCS, markdown_table, quality_row, write_section
+from report import markdown_table, publish, quality_row
 from simulator import Trace, simulate
 from traces import CACHE, PEERS, TraceFiles, Traces
 
@@ -73,7 +73,7 @@ class Past:
     "--features/--no-features", default=True, show_default=True, help="Whether tasks are described."
 )
 @click.option("--inverted", is_flag=True, help="The history misleads: what is good is told to be bad.")
-@click.option("--write", is_flag=True, help=f"Write the table into {DOCS.parent.name}/{DOCS.name}.")
+@write_option
 def main(
     path: Path,
     split: str,
@@ -139,9 +139,7 @@ def main(
         ["method", *budgets.split(","), "speed-up", "version"],
         [quality_row(name, each, versions[name]) for name, each in qualities.items()],
     )
-    click.echo(table)
-    if write:
-        write_section(DOCS, f"{variant}-{split}-{len(chosen)}x{seeds}", table)
+    publish(f"{variant}-{split}-{len(chosen)}x{seeds}", table, write=write)
 
 
 def _file(name: str, entry: TransferEntry, variant: str) -> Path | None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import click
 import numpy as np
 import pandas as pd
-from report import DOCS, markdown_table, write_section
+from options import write_option
+from report import markdown_table, publish
 
 from mlflow_hpo.metalearning.cache import FOLDER
 from mlflow_hpo.tracking.summary import best_metric
@@ -46,7 +47,7 @@ class Search:
 @click.option("--max-epochs", type=int, default=27, show_default=True)
 @click.option("--searcher", default="", help="As search.yaml says by default.")
 @click.option("--scheduler", default="", help="As search.yaml says by default.")
-@click.option("--write", is_flag=True, help=f"Write the table into {DOCS.parent.name}/{DOCS.name}.")
+@write_option
 def main(seeds: int, trials: int, max_epochs: int, searcher: str, scheduler: str, write: bool) -> None:
     """Search digits, breast_cancer and two tables, then a third table, with `mlflow run` throughout."""
     flags = {"trials": trials, "max_epochs": max_epochs, "searcher": searcher, "scheduler": scheduler}
@@ -74,9 +75,7 @@ def main(seeds: int, trials: int, max_epochs: int, searcher: str, scheduler: str
         "spent when it gets there, and what each ends with.\n\n"
         + markdown_table(["seed", "accuracy", "cold epochs", "warm epochs", "cold end", "warm end"], rows)
     )
-    click.echo(table)
-    if write:
-        write_section(DOCS, "-".join(["warm-start-projects", *chosen]), table)
+    publish("-".join(["warm-start-projects", *chosen]), table, write=write)
 
 
 def _compared(cold: Search, warm: Search) -> list[float]:

@@ -49,6 +49,19 @@ def store(empty_store, tmp_path, monkeypatch):
     mlflow.set_tracking_uri(None)
 
 
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL cluster of the tests' own."""
+    from server_processes import NotInstalledError, postgres_cluster  # brings psycopg: not for every test
+
+    with contextlib.ExitStack() as stack:
+        try:
+            cluster = stack.enter_context(postgres_cluster("fsync=off"))
+        except NotInstalledError as missing:
+            pytest.skip(str(missing))
+        yield cluster
+
+
 @pytest.fixture
 def start_jobs(tmp_path):
     """Start a launcher for one training; its `submit` and `to_end` run jobs. Closed at the end."""

@@ -297,17 +297,17 @@ def _curve(points: Any) -> Curve:
         return sound
     read: dict[int, float] = {}
     for index, point in enumerate(points):
-        if not isinstance(point, (list, tuple)) or len(point) != 2:
+        if not isinstance(point, Sequence) or isinstance(point, str) or len(point) != 2:
             raise ConfigError(f"curve[{index}]", f"must be [epoch, value], got {shown(point)}")
         epoch, value = whole_number(f"curve[{index}]", point[0], at_least=1), point[1]
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ConfigError(f"curve[{index}]", f"must have a number as its value, got {shown(value)}")
         if epoch in read:
             raise ConfigError(f"curve[{index}]", f"must not repeat epoch {epoch}")
         if is_finite(value):
             read[epoch] = float(value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            read[epoch] = math.nan
         else:
-            raise ConfigError(f"curve[{index}]", f"must have a number as its value, got {shown(value)}")
+            read[epoch] = math.nan
     return tuple((epoch, value) for epoch, value in sorted(read.items()) if not math.isnan(value))
 
 

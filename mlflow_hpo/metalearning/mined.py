@@ -6,6 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.space import Parameter
+
 # what a damaged record brings, whoever wrote it
 DAMAGED = (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError)
 
@@ -23,3 +26,11 @@ class Mined:
     records: list[dict[str, Any]] = field(default_factory=list)
     run_ids: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+
+
+def read(parameter: Parameter, text: str) -> Any:
+    """Return the value that a param's text stands for, the text itself where the parameter cannot read it."""
+    try:
+        return parameter.parse(text)
+    except ConfigError:
+        return text

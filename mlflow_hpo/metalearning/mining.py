@@ -17,32 +17,38 @@ from mlflow_hpo.errors import ConfigError, StudyError
 from mlflow_hpo.metalearning.cache import Cache, cache_folder
 from mlflow_hpo.metalearning.features import task_features
 from mlflow_hpo.metalearning.history import History
-from mlflow_hpo.metalearning.mined import DAMAGED, Mined
+from mlflow_hpo.metalearning.lookup import runs_by_id
+from mlflow_hpo.metalearning.mined import DAMAGED, Mined, read
 from mlflow_hpo.metalearning.plain_listing import usable
 from mlflow_hpo.metalearning.plain_runs import plain_runs
 from mlflow_hpo.metalearning.written import written
 from mlflow_hpo.space import SearchSpace
-from mlflow_hpo.tracking.connect import ask, connect
+from mlflow_hpo.tracking.connect import ask, ask_all, connect
 from mlflow_hpo.tracking.history import WRITTEN
 
 _PAGE = 1000  # runs a request
 _FEW = 4  # runs that are named one by one; more of them are looked up together
-_AT_ONCE = 100  # named runs a request
 _RUN_ID = re.compile(r"[A-Za-z0-9][\w\-]{0,255}", re.ASCII)
 _PATIENCE = 3  # studies in a row whose artifacts cannot be read
 RUNS = "runs:/"  # begins the name of a single study or plain run
 
 
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Stop looking for garbage: of a million small objects none is, and it would take half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_without_garbage_collection()
 def mine(sources: Sequence[str] | None, *, metric: str, mode: str, space: SearchSpace) -> History:
     """Return what `History.from_mlflow` promises."""
     client = connect()
-    with _without_garbage_collection():
-        return _mine(client, sources, metric, mode, space)
-
-
-def _mine(
-    client: MlflowClient, sources: Sequence[str] | None, metric: str, mode: str, space: SearchSpace
-) -> History:
     named = _named_runs(client, [source for source in sources or () if source.startswith(RUNS)], metric)
     names = None if sources is None else [source for source in sources if not source.startswith(RUNS)]
     experiments = _experiments(client, names)
@@ -67,18 +73,6 @@ def _mine(
     ).within(space)
 
 
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Stop looking for garbage: of a million small objects none is, and it would take half of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def _read(
     studies: Iterable[tuple[Run, str]], metric: str, mode: str, space: SearchSpace, cache: Cache
 ) -> Mined:
@@ -94,8 +88,8 @@ def _read(
         else:
             wanted.append((parent, experiment))
     unreadable = 0  # studies, one after the other
-    with closing(written([parent for parent, _ in wanted], cache)) as read:
-        for (parent, experiment), found in zip(wanted, read, strict=True):
+    with closing(written([parent for parent, _ in wanted], cache)) as told:
+        for (parent, experiment), found in zip(wanted, told, strict=True):
             if isinstance(found, StudyError):
                 unreadable += 1
                 if unreadable == _PATIENCE:  # the store is away: the others would take their time, too
@@ -139,18 +133,8 @@ def _looked_up(client: MlflowClient, run_ids: Sequence[str]) -> dict[str, tuple[
     if len(wanted) < _FEW:
         return {}
     experiments = _experiments(client, None)
-    found: dict[str, tuple[Run, str]] = {}
-    for start in range(0, len(wanted), _AT_ONCE):
-        listed = ", ".join(f"'{run_id}'" for run_id in wanted[start : start + _AT_ONCE])
-        page = ask(
-            "MLFLOW_TRACKING_URI: cannot read the studies and runs",
-            client.search_runs,
-            list(experiments),
-            f"attributes.run_id IN ({listed})",
-            max_results=_AT_ONCE,
-        )
-        found |= {run.info.run_id: (run, experiments[run.info.experiment_id]) for run in page}
-    return found
+    found = runs_by_id(client, list(experiments), wanted)
+    return {run_id: (run, experiments[run.info.experiment_id]) for run_id, run in found.items()}
 
 
 def _single(client: MlflowClient, run_id: str, metric: str, known: tuple[Run, str] | None) -> tuple[Run, str]:
@@ -186,20 +170,13 @@ def _experiments(client: MlflowClient, names: Sequence[str] | None) -> dict[str,
     """Return the names of the experiments by id."""
     if names is not None:
         return {_named(client, name).experiment_id: name for name in names}
-    found: dict[str, str] = {}
-    token: str | None = None
-    while True:
-        page = ask(
-            "MLFLOW_TRACKING_URI: cannot list the experiments",
-            client.search_experiments,
-            view_type=ViewType.ACTIVE_ONLY,
-            max_results=_PAGE,
-            page_token=token,
-        )
-        found |= {experiment.experiment_id: experiment.name for experiment in page}
-        token = page.token
-        if not token:
-            return found
+    listed = ask_all(
+        "MLFLOW_TRACKING_URI: cannot list the experiments",
+        client.search_experiments,
+        view_type=ViewType.ACTIVE_ONLY,
+        max_results=_PAGE,
+    )
+    return {experiment.experiment_id: experiment.name for experiment in listed}
 
 
 def _named(client: MlflowClient, name: str) -> Experiment:
@@ -211,20 +188,14 @@ def _named(client: MlflowClient, name: str) -> Experiment:
 
 def _parents(client: MlflowClient, experiments: list[str]) -> Iterator[Run]:
     """Yield the parent runs, the latest first."""
-    token: str | None = None
-    while experiments:
-        page = ask(
+    if experiments:
+        yield from ask_all(
             "MLFLOW_TRACKING_URI: cannot list the studies",
             client.search_runs,
             experiments,
             "tags.`hpo.kind` = 'study'",
             max_results=_PAGE,
-            page_token=token,
         )
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _records(
@@ -265,10 +236,5 @@ def _task(tags: Mapping[str, str], facts: Mapping[str, Any], experiment: str) ->
 
 def _config(texts: Mapping[str, str], space: SearchSpace) -> dict[str, Any]:
     """Return params as values where `space` can read them, and else as the text that they are."""
-    config: dict[str, Any] = {}
-    for name, text in texts.items():
-        try:
-            config[name] = space[name].parse(text) if name in space else text
-        except ConfigError:
-            config[name] = text  # `History.within` says why it is left out
-    return config
+    # of what stays text, `History.within` says why it is left out
+    return {name: read(space[name], text) if name in space else text for name, text in texts.items()}

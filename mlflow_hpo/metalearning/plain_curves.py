@@ -8,8 +8,8 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from operator import truediv
+from typing import NamedTuple
 
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
@@ -26,8 +26,7 @@ _FAR = 1000  # times the epochs of the middle one of a task: no epochs of this t
 _INFINITE = 1.797e308  # and beyond: how MLflow's databases store infinity
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(NamedTuple):
     """A value of a curve: the step that it has, and its number among the values of the curve."""
 
     step: int
@@ -56,8 +55,7 @@ def plain_curves(
         found = pool.map(lambda run: _logged(client, run, metric), unknown)
         for run, curve in zip(unknown, found, strict=True):
             curves[run.run_id] = curve
-            points = [[point.step, point.number, point.value] for point in curve]
-            cache.put(_key(run, metric), run.state, json.dumps(points, separators=(",", ":")))
+            cache.put(_key(run, metric), run.state, json.dumps(curve, separators=(",", ":")))
     return curves
 
 

@@ -12,27 +12,24 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from mlflow.entities import Run
-from mlflow.store.entities import PagedList
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from mlflow_hpo.metalearning.cache import Cache
+from mlflow_hpo.metalearning.lookup import runs_by_id
 from mlflow_hpo.metalearning.mined import DAMAGED
 from mlflow_hpo.space import SearchSpace
-from mlflow_hpo.tracking.connect import ask
+from mlflow_hpo.tracking.connect import ask, ask_all
 
+_PROBLEM = "MLFLOW_TRACKING_URI: cannot list the runs"
 _PAGE = 1000  # runs a request
-_AT_ONCE = 100  # named runs a request
-_THREADS = 8
 _SPANS = 16  # of time, of which ...
 _LISTERS = 4  # ... so many are listed at once
 _UNUSED = "1.5e308"  # a value that no run has
 _METRIC = re.compile(r"[\w.\- :/]+")  # what MLflow takes for a metric's name
-STATUSES = ("FINISHED", "FAILED")
+_STATUSES = ("FINISHED", "FAILED")
 _LATE = 3_600_000  # milliseconds: a run may be seen so long after it ended by the clock of its machine
-_OLD = (
-    7 * 86_400_000
-)  # milliseconds after which an experiment is listed anew: for what was written with old times
+_WEEK = 7 * 86_400_000  # milliseconds; then an experiment is listed anew, for what was entered with old times
 _SCHEMA = "1"
 
 
@@ -88,7 +85,7 @@ class PlainRun(NamedTuple):
 def usable(run: Run, metric: str) -> bool:
     """Whether a run is plain, has ended, and has a value of the metric."""
     data = run.data
-    return "hpo.kind" not in data.tags and run.info.status in STATUSES and metric in data.metrics
+    return "hpo.kind" not in data.tags and run.info.status in _STATUSES and metric in data.metrics
 
 
 def _data(run: Run) -> str:
@@ -149,9 +146,7 @@ class PlainListing:
     def confirm(self, run_ids: Iterable[str]) -> bool:
         """Ask the server for runs that are only remembered; return whether all are as they were."""
         unsure = [run_id for run_id in run_ids if run_id not in self._sure]
-        parts = [unsure[start : start + _AT_ONCE] for start in range(0, len(unsure), _AT_ONCE)]
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="mlflow-hpo-listing") as pool:
-            found = {run.info.run_id: run for page in pool.map(self._named, parts) for run in page}
+        found = runs_by_id(self._client, list(self._listed), unsure)
         before = [self._runs[run_id] for run_id in unsure]
         for run_id in unsure:
             run = found.get(run_id)
@@ -181,7 +176,7 @@ class PlainListing:
             runs = [PlainRun.remembered(kept) for kept in known["runs"]]
         except DAMAGED:
             return None
-        if not self._begin - _OLD < listed <= asked <= self._begin:
+        if not self._begin - _WEEK < listed <= asked <= self._begin:
             return None
         self._listed[experiment] = listed
         self._runs |= {run.run_id: run for run in runs}
@@ -213,7 +208,9 @@ class PlainListing:
         wide = [has_metric, *ended, "tags.`hpo.kind` IS NULL"]
         if since is not None:
             wide.append(f"attributes.end_time >= {since}")
-        latest = self._page(experiments, wide)
+        latest = ask(
+            _PROBLEM, self._client.search_runs, list(experiments), " and ".join(wide), max_results=_PAGE
+        )
         self._add(run for run in latest if any(name in run.data.params for name in self._space))
         if latest.token:
             narrow = [*wide, *(f"params.`{name}` IS NOT NULL" for name in self._needed)]
@@ -224,7 +221,14 @@ class PlainListing:
 
         A server of several processes answers the sooner.
         """
-        earliest = self._page(experiments, filters, most=1, order="ASC")
+        earliest = ask(
+            _PROBLEM,
+            self._client.search_runs,
+            list(experiments),
+            " and ".join(filters),
+            max_results=1,
+            order_by=["attributes.start_time ASC"],
+        )
         if not earliest:
             return
         begin, end = earliest[0].info.start_time, until + 1
@@ -232,39 +236,15 @@ class PlainListing:
 
         def within(span: tuple[int, int]) -> list[PlainRun]:
             began = [f"attributes.start_time >= {span[0]}", f"attributes.start_time < {span[1]}"]
-            runs: list[PlainRun] = []
-            token: str | None = None
-            while True:
-                page = self._page(experiments, [*filters, *began], token)
-                runs += (PlainRun.of(run, self._metric, self._space) for run in page)
-                token = page.token
-                if not token:
-                    return runs
+            runs = ask_all(
+                _PROBLEM,
+                self._client.search_runs,
+                list(experiments),
+                " and ".join([*filters, *began]),
+                max_results=_PAGE,
+            )
+            return [PlainRun.of(run, self._metric, self._space) for run in runs]
 
         with ThreadPoolExecutor(_LISTERS, thread_name_prefix="mlflow-hpo-listing") as pool:
             for runs in pool.map(within, pairwise(edges)):
                 self._take(runs)
-
-    def _named(self, run_ids: Sequence[str]) -> PagedList[Run]:
-        listed = ", ".join(f"'{run_id}'" for run_id in run_ids)
-        return self._page(list(self._listed), [f"attributes.run_id IN ({listed})"])
-
-    def _page(
-        self,
-        experiments: Sequence[str],
-        filters: Iterable[str],
-        token: str | None = None,
-        *,
-        most: int | None = None,
-        order: str = "DESC",
-    ) -> PagedList[Run]:
-        page: PagedList[Run] = ask(
-            "MLFLOW_TRACKING_URI: cannot list the runs",
-            self._client.search_runs,
-            list(experiments),
-            " and ".join(filters),
-            max_results=most or _PAGE,
-            order_by=[f"attributes.start_time {order}"],
-            page_token=token,
-        )
-        return page

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache as remembered
 from itertools import chain
 from typing import Any
 
@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.metalearning.cache import Cache
 from mlflow_hpo.metalearning.history import why_outside
-from mlflow_hpo.metalearning.mined import Mined
+from mlflow_hpo.metalearning.mined import Mined, read
 from mlflow_hpo.metalearning.plain_curves import Epochs, logged_value, plain_curves
 from mlflow_hpo.metalearning.plain_listing import PlainListing, PlainRun
 from mlflow_hpo.space import Config, SearchSpace
@@ -94,7 +94,7 @@ def plain_runs(
     single = {run.info.run_id: (PlainRun.of(run, metric, space), experiment) for run, experiment in named}
     listing = PlainListing(client, experiments, metric, space, cache)
 
-    @remembered
+    @functools.cache  # of fifty thousand runs few change when they are confirmed
     def judged(run: PlainRun, experiment: str) -> _Ended | str:
         try:
             return _Ended(run, _task(run, experiment), space.validate(_config(dict(run.params), space)))
@@ -117,10 +117,10 @@ def plain_runs(
             break
     listing.keep()
     mined.run_ids.extend(run_ids)
-    read = {task: _picked(runs, _MOST_CURVES, sign) for task, runs in chosen.items()}
-    curves = plain_curves(client, [each.run for runs in read.values() for each in runs], metric, cache)
+    to_read = {task: _picked(runs, _MOST_CURVES, sign) for task, runs in chosen.items()}
+    curves = plain_curves(client, [each.run for runs in to_read.values() for each in runs], metric, cache)
     for task, runs in chosen.items():
-        epochs = Epochs([curves[each.run.run_id] for each in read[task]])
+        epochs = Epochs([curves[each.run.run_id] for each in to_read[task]])
         mined.records.extend(_records(runs, _free(task, taken), curves, epochs, mined.skipped))
     return mined
 
@@ -130,10 +130,7 @@ def _config(texts: Mapping[str, str], space: SearchSpace) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for name, parameter in space.items():
         if name in texts and parameter.is_active(config):
-            try:
-                config[name] = parameter.parse(texts[name])
-            except ConfigError:
-                config[name] = texts[name]
+            config[name] = read(parameter, texts[name])
     return config
 
 

@@ -8,13 +8,16 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import mlflow
 from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.errors import HpoError, StudyError
+
+if TYPE_CHECKING:
+    from mlflow.store.entities import PagedList
 
 T = TypeVar("T")
 
@@ -133,6 +136,19 @@ def ask(problem: str, function: Callable[..., T], /, *args: object, **kwargs: ob
     except Exception as error:
         line = without_passwords(" ".join(str(error).split())) or type(error).__name__
         raise StudyError(f"{problem}: {line:.400}") from error
+
+
+def ask_all(
+    problem: str, function: Callable[..., PagedList[T]], /, *args: object, **kwargs: object
+) -> Iterator[T]:
+    """Yield all that a store lists, page after page; what it raises is what `ask` raises."""
+    token: str | None = None
+    while True:
+        page = ask(problem, function, *args, page_token=token, **kwargs)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def public_uri(uri: str) -> str:

@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.errors import ConfigError, StudyError
 from mlflow_hpo.space import SearchSpace
-from mlflow_hpo.tracking.connect import ask, connect
+from mlflow_hpo.tracking.connect import ask, ask_all, connect
 from mlflow_hpo.tracking.summary import StudySummary, TrialSummary, best_metric
 
 PAGE = 1_000  # runs a request
@@ -66,20 +66,13 @@ def read_study(run_id: str) -> StudySummary:
 
 
 def _children(client: MlflowClient, parent: Run) -> Iterator[Run]:
-    token: str | None = None
-    while True:
-        page = ask(
-            "MLFLOW_TRACKING_URI: cannot list the trials",
-            client.search_runs,
-            [parent.info.experiment_id],
-            f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and tags.`hpo.kind` = 'trial'",
-            max_results=PAGE,
-            page_token=token,
-        )
-        yield from page
-        token = page.token
-        if not token:
-            return
+    return ask_all(
+        "MLFLOW_TRACKING_URI: cannot list the trials",
+        client.search_runs,
+        [parent.info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and tags.`hpo.kind` = 'trial'",
+        max_results=PAGE,
+    )
 
 
 def _trial(run: Run, space: SearchSpace, metric: str) -> TrialSummary:

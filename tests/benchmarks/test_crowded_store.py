@@ -1,28 +1,21 @@
 """Copies of runs in the database are as good as runs that MLflow wrote."""
 
-import contextlib
-
 import pytest
-from crowded_store import EPOCHS, METRIC, PLAIN, SPACE, STUDIES, fill, tracking_uri
-from server_processes import NotInstalledError, postgres_cluster
+from crowded_store import EPOCHS, METRIC, PLAIN, SPACE, STUDIES, fill
+from studies import tracking_uri
 
 from mlflow_hpo import History
 
 
 @pytest.mark.servers
-def test_a_crowded_store_can_be_mined(tmp_path):
-    with contextlib.ExitStack() as stack:
-        try:
-            cluster = stack.enter_context(postgres_cluster("fsync=off"))
-        except NotInstalledError as missing:
-            pytest.skip(str(missing))
-        backend = cluster.create_database()
-        fill(backend, tmp_path, studies=3, trials=4)
-        with tracking_uri(backend):
-            told, plain = (
-                History.from_mlflow([experiment], metric=METRIC, mode="max", space=SPACE)
-                for experiment in (STUDIES, PLAIN)
-            )
+def test_a_crowded_store_can_be_mined(postgres, tmp_path):
+    backend = postgres.create_database()
+    fill(backend, tmp_path, studies=3, trials=4)
+    with tracking_uri(backend):
+        told, plain = (
+            History.from_mlflow([experiment], metric=METRIC, mode="max", space=SPACE)
+            for experiment in (STUDIES, PLAIN)
+        )
 
     assert (len(told.studies), told.trials, told.skipped) == (3, 12, {})
     assert (len(plain.runs), plain.trials, plain.skipped) == (12, 12, {})

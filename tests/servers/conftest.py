@@ -1,4 +1,4 @@
-"""Real servers for tests, each started once a session: PostgreSQL, an S3 server, `mlflow server`."""
+"""Real servers for tests, each started once a session: an S3 server, `mlflow server`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,8 @@ from pathlib import Path
 
 import pytest
 from processes import answers, clean_environment, free_port, running
-from server_processes import NotInstalledError, mlflow_server, postgres_cluster
-from stores import S3, Postgres, StartServer
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL cluster of the tests' own."""
-    with contextlib.ExitStack() as stack:
-        try:
-            cluster = stack.enter_context(postgres_cluster("fsync=off"))
-        except NotInstalledError as missing:
-            pytest.skip(str(missing))
-        yield cluster
+from server_processes import mlflow_server
+from stores import S3, StartServer
 
 
 @pytest.fixture(scope="session")
