@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +11,15 @@ from mlflow_hpo.config import StudyConfig
 from mlflow_hpo.launchers.base import Slot
 from mlflow_hpo.ledger import Ledger, TrialEntry
 from mlflow_hpo.optimizer import BestTrial, Job, Optimizer, TrialState
+from mlflow_hpo.recording import BROKEN_OFF, RecordedTrial
 from mlflow_hpo.tracking.history import written_history
+from mlflow_hpo.tracking.recovery import CHECKPOINTS, SAMPLES
 from mlflow_hpo.tracking.summary import StudySummary, TrialSummary, best_metric
 from mlflow_hpo.tracking.tracker import Tracker, as_yaml
 
+ANOTHER_SEARCH = "the study went on with another search"
 STATUS = {TrialState.PAUSED: "SCHEDULED", TrialState.FINISHED: "FINISHED", TrialState.STOPPED: "KILLED"}
+REMEMBERED = {**STATUS, TrialState.FAILED: "FAILED"}
 
 
 class Bookkeeper:
@@ -36,6 +41,25 @@ class Bookkeeper:
         self.best_metric = best_metric(config.metric.name)
         self._progress_steps = 0
         self._eliminated = 0  # how many of the optimizer's eliminations are written
+        self._known: dict[int, RecordedTrial] = {}
+
+    def recall(self, trials: Mapping[int, RecordedTrial]) -> None:
+        """Let trials go on with the checkpoints and samples that their runs have."""
+        self._known = dict(trials)
+
+    def remember(self, trial: RecordedTrial, slot: Slot) -> None:
+        """Book a trial of an earlier search of this study; it is over."""
+        record = self._optimizer.trials[trial.trial_id]
+        job = Job(trial.trial_id, dict(record.config), 0, max(trial.reached, 1), 0, trial.rung)
+        entry = self.entry_for(job, slot, int(trial.tags.get("hpo.seed", "0")))
+        for report in trial.reports:
+            self.ledger.trained(trial.trial_id, report.epoch)
+            broken = trial.tags.get("hpo.infeasible", "")
+            self.reported(trial.trial_id, report.epoch, report.metrics, report.time, broken=broken)
+        self.ledger.ended(trial.trial_id, trial.seconds)
+        entry.status = REMEMBERED[record.state]
+        entry.reason = trial.reason or ("" if entry.status == "FINISHED" else ANOTHER_SEARCH)
+        self._write_end(trial.trial_id)
 
     def entry_for(self, job: Job, slot: Slot, seed: int) -> TrialEntry:
         """Return the entry of a job that is about to start in `slot`; its run is RUNNING."""
@@ -45,7 +69,10 @@ class Bookkeeper:
             run_id, location = self._tracker.start_trial(
                 job.trial_id, params, bracket=job.bracket, rung=job.rung, seed=seed
             )
-            return self.ledger.started(job, run_id, location, slot)
+            entry = self.ledger.started(job, run_id, location, slot)
+            if (known := self._known.pop(job.trial_id, None)) is not None:
+                entry.checkpoints, entry.samples = dict(known.checkpoints), known.samples
+            return entry
         self._tracker.status(entry.run_id, "RUNNING")
         self._tracker.tags(entry.run_id, {"hpo.rung": str(job.rung)})
         return self.ledger.started(job, entry.run_id, entry.location, slot)
@@ -106,7 +133,7 @@ class Bookkeeper:
         for trial_id, entry in self.ledger.trials.items():
             if entry.status in ("RUNNING", "SCHEDULED"):
                 entry.status = "FAILED" if entry.status == "RUNNING" else "KILLED"
-                entry.reason = f"the study ended: {reason}"
+                entry.reason = f"{BROKEN_OFF}{reason}"
                 self._write_end(trial_id)
 
     def progress(self) -> None:
@@ -118,6 +145,7 @@ class Bookkeeper:
             "trials_done": float(done),
             "epochs_spent": float(ledger.epochs),
             "gpu_hours_spent": ledger.gpu_hours,
+            "seconds_spent": ledger.seconds,
         }
         if self._config.constraints:
             values["trials_infeasible"] = float(len(ledger.infeasible()))
@@ -135,6 +163,7 @@ class Bookkeeper:
         if replaced is not None and replaced != name:
             self._tracker.delete_checkpoint(entry.location, replaced)
         self._keep(entry, {max(entry.checkpoints), self._best_epoch(trial_id)})
+        self._tracker.tags(entry.run_id, {CHECKPOINTS: json.dumps(entry.checkpoints)})
 
     def clear_checkpoints(self) -> None:
         """Remove the checkpoints of all trials that ended but the best, where the user wants that."""
@@ -208,6 +237,7 @@ class Bookkeeper:
                 "run_id": entry.run_id,
                 "params": self._config.space.format(entry.job.config),
                 "curve": entry.curve,
+                "reports": entry.reports,
                 "failed": self._came_to_nothing(trial_id),
             }
             for trial_id, entry in sorted(self.ledger.trials.items())
@@ -246,7 +276,11 @@ class Bookkeeper:
 
     def _write_end(self, trial_id: int) -> None:
         entry, record = self.ledger.trials[trial_id], self._optimizer.trials[trial_id]
-        tags = {"hpo.epochs": str(entry.reported), "hpo.seconds": f"{entry.seconds:.3f}"}
+        tags = {
+            "hpo.epochs": str(entry.reported),
+            "hpo.seconds": f"{entry.seconds:.3f}",
+            SAMPLES: str(entry.samples),
+        }
         if record.best_value is not None:
             tags["hpo.best_epoch"] = str(record.best_resource)
         if entry.reason:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -48,48 +48,69 @@ def main() -> None:
     """
 
 
+def _search(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a command that searches."""
+    options = [
+        click.option(
+            "--config",
+            default="",
+            metavar="FILE",
+            help="A search.yaml, or the same as JSON. Default: the bundled one.",
+        ),
+        click.option(
+            "--data",
+            default="",
+            help="digits, breast_cancer, wine, diabetes, or a .csv, .parquet or .npz path or s3:// URL.",
+        ),
+        click.option(
+            "--target", default="", metavar="COLUMN", help="The column to predict, where the data is a table."
+        ),
+        click.option("--trials", default="", type=INTEGER, help="How many configurations to try."),
+        click.option(
+            "--max-epochs", default="", type=INTEGER, help="Epochs of a full training (max_resource)."
+        ),
+        click.option(
+            "--searcher",
+            default="",
+            help="Who proposes configurations: auto, random, sobol, grid, tpe, gp, optuna, freeze_thaw.",
+        ),
+        click.option(
+            "--scheduler",
+            default="",
+            help="Who gets how many epochs: auto, full, successive_halving, hyperband, asha, asha_stopping, "
+            "median, freeze_thaw.",
+        ),
+        click.option("--workers", default="", type=INTEGER, help="Trials that run at a time."),
+        click.option("--seed", default="", type=INTEGER, help="Seed of the search."),
+        click.option(
+            "--warm-start",
+            default="",
+            metavar="EXPERIMENT,...",
+            help="Begin with what earlier studies and runs in these experiments taught, or in all of them: "
+            "auto.",
+        ),
+        click.option("--experiment", default="", help="MLflow experiment, created if need be."),
+        click.option("--name", default="", help="Name of the parent run."),
+        click.option(
+            "--register", default="", metavar="NAME", help="Register the best model under this name."
+        ),
+        click.option(
+            "--take-over", is_flag=True, help="Resume it even if another driver may be at work on it."
+        ),
+        click.option(
+            "--plain", is_flag=True, help="One line an event instead of the live view, also in a terminal."
+        ),
+        click.option("--debug", is_flag=True, help="Show tracebacks."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @main.command()
-@click.option(
-    "--config",
-    default="",
-    metavar="FILE",
-    help="A search.yaml, or the same as JSON. Default: the bundled one.",
-)
-@click.option(
-    "--data",
-    default="",
-    help="digits, breast_cancer, wine, diabetes, or a .csv, .parquet or .npz path or s3:// URL.",
-)
-@click.option(
-    "--target", default="", metavar="COLUMN", help="The column to predict, where the data is a table."
-)
-@click.option("--trials", default="", type=INTEGER, help="How many configurations to try.")
-@click.option("--max-epochs", default="", type=INTEGER, help="Epochs of a full training (max_resource).")
-@click.option(
-    "--searcher",
-    default="",
-    help="Who proposes configurations: auto, random, sobol, grid, tpe, gp, optuna, freeze_thaw.",
-)
-@click.option(
-    "--scheduler",
-    default="",
-    help="Who gets how many epochs: auto, full, successive_halving, hyperband, asha, asha_stopping, median, "
-    "freeze_thaw.",
-)
-@click.option("--workers", default="", type=INTEGER, help="Trials that run at a time.")
-@click.option("--seed", default="", type=INTEGER, help="Seed of the search.")
-@click.option(
-    "--warm-start",
-    default="",
-    metavar="EXPERIMENT,...",
-    help="Begin with what earlier studies and runs in these experiments taught, or in all of them: auto.",
-)
-@click.option("--experiment", default="", help="MLflow experiment, created if need be.")
-@click.option("--name", default="", help="Name of the parent run.")
-@click.option("--register", default="", metavar="NAME", help="Register the best model under this name.")
-@click.option("--plain", is_flag=True, help="One line an event instead of the live view, also in a terminal.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
-def run(config: str, plain: bool, debug: bool, **flags: Any) -> None:
+@click.option("--resume", default="", metavar="RUN_ID", help="Go on with this study, as `resume` does.")
+@_search
+def run(resume: str, **flags: Any) -> None:
     """Search the hyperparameters of the bundled PyTorch training.
 
     The search is described by a search.yaml; a flag overrides its key, one that is not given keeps the
@@ -97,16 +118,34 @@ def run(config: str, plain: bool, debug: bool, **flags: Any) -> None:
     Every trial becomes a nested MLflow run, unpromising ones stop early, and the best model is logged at the
     end.
     """
+    _searched(resume, **flags)
+
+
+@main.command()
+@click.argument("run_id")
+@_search
+def resume(run_id: str, **flags: Any) -> None:
+    """Go on with the study that has the parent run RUN_ID, whatever ended it, from MLflow alone.
+
+    Settings are as they were but where a flag says otherwise. With another searcher, scheduler, --max-epochs
+    or --seed the trials so far are over, and a new search learns from them.
+    """
+    _searched(run_id, **flags)
+
+
+def _searched(resume: str, *, config: str, take_over: bool, plain: bool, debug: bool, **flags: Any) -> None:
     with reported(debug):
         from rich.console import Console
 
         from mlflow_hpo.reports.live import LiveView, PlainView
         from mlflow_hpo.study import Study
+        from mlflow_hpo.tracking.recovery import read_recording
 
-        train, keys = bundled_study(config, flags)
+        recording = read_recording(resume) if resume else None
+        train, keys = bundled_study(config, flags, {} if recording is None else recording.keys)
         console = Console()
         view = PlainView(console) if plain or not console.is_terminal else LiveView(console)
-        Study(train, listener=view, **keys).run()
+        Study(train, listener=view, resume=recording, take_over=take_over, **keys).run()
 
 
 @main.command()
@@ -180,19 +219,24 @@ def _known(config: str, data: str, target: str, history: str) -> WarmStart:
     return known
 
 
-def bundled_study(config: str, flags: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def bundled_study(
+    config: str, flags: Mapping[str, Any], recorded: Mapping[str, Any] | None = None
+) -> tuple[Any, dict[str, Any]]:
     """Return the bundled training and the keys of its study.
 
     Args:
-        config: path of a search.yaml; "" for the bundled one.
+        config: path of a search.yaml; "" for the bundled one, or for the recorded keys.
         flags: flag -> value that overrides the file's key; None or "" where the flag was not given.
+        recorded: the keys of a study that goes on.
     """
     from mlflow_hpo.checks import whole_number
     from mlflow_hpo.config import load_config
     from mlflow_hpo.training.bundled import BundledTraining
 
     path = Path(config) if config else Path(str(files("mlflow_hpo.training"))) / "search.yaml"
-    keys = load_config(path)
+    keys = dict(recorded or {})
+    if config or not recorded:
+        keys |= load_config(path)
     given = {name: value for name, value in flags.items() if value not in (None, "")}
     if "max_epochs" in given:
         given["max_resource"] = given.pop("max_epochs")

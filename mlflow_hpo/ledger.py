@@ -26,6 +26,7 @@ class TrialEntry:
     trained: int = 0  # the epoch that the present job has reached
     reported: int = 0  # the furthest epoch ever reported
     infeasible: str = ""  # which constraints its last report broke, in words
+    reports: int = 0  # how many epochs it reported
     curve: list[tuple[int, float]] = field(default_factory=list)  # feasible values by epoch
     checkpoints: dict[int, str] = field(default_factory=dict)  # epoch -> name, of those in the store
 
@@ -41,9 +42,15 @@ class Ledger:
         self._begin = time.monotonic()
         self._gpu_seconds = 0.0  # of the jobs that ended
 
+    def restore(self, *, epochs: int, seconds: float, gpu_hours: float) -> None:
+        """Go on from what a study had spent when it was broken off."""
+        self.epochs = max(self.epochs, epochs)
+        self._begin = time.monotonic() - seconds
+        self._gpu_seconds = gpu_hours * 3600
+
     @property
     def seconds(self) -> float:
-        """Wall-clock time of the study."""
+        """Wall-clock time of the study, without the time in which nobody drove it."""
         return time.monotonic() - self._begin
 
     @property
@@ -75,6 +82,7 @@ class Ledger:
         if epoch <= entry.reported:
             return False
         entry.reported = epoch
+        entry.reports += 1
         return True
 
     def ended(self, trial_id: int, seconds: float) -> TrialEntry:

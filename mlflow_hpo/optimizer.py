@@ -200,7 +200,56 @@ class Optimizer:
         self._best: BestTrial | None = None
         self._eliminated: list[int] = []
         self._seen = 0  # how many of the scheduler's eliminations are among them
+        self._known: dict[int, Config] = {}  # configurations that trials are known to have
         self._closed = False
+
+    def recall(self, configs: Mapping[int, Mapping[str, Any]]) -> None:
+        """Let trials that will be asked for have the configurations that they are known to have had.
+
+        So a search is gone through again: with the same calls in the same order the searcher proposes them
+        anyway; where the order is not known exactly, what was tried is what counts.
+
+        Args:
+            configs: by trial id.
+
+        Raises:
+            ConfigError: a configuration is not of the space.
+        """
+        self._known |= {trial_id: self.space.validate(config) for trial_id, config in configs.items()}
+
+    def remember(
+        self, config: Mapping[str, Any], curve: Sequence[tuple[int, float]], reason: str | None = None
+    ) -> int:
+        """Take a trial that is over, of a search with another searcher, scheduler or resources.
+
+        The searcher learns from it, and it counts among the trials; the scheduler does not hear of it.
+
+        Args:
+            config: its configuration.
+            curve: its values by ascending resource; NaN for one that broke a constraint.
+            reason: why it failed; None if it did not.
+
+        Returns:
+            Its id.
+
+        Raises:
+            ConfigError: the configuration is not of the space.
+        """
+        trial_id = len(self._records)
+        config = self.space.validate(config)
+        self._records[trial_id] = TrialRecord(trial_id, config)
+        self._searcher.adopt(trial_id, dict(config))
+        for resource, value in curve:
+            loss = self._take(trial_id, resource, value, feasible=not math.isnan(value))
+            self._searcher.report(trial_id, resource, loss)
+        if reason is not None:
+            self._searcher.fail(trial_id)
+            self._update(trial_id, state=TrialState.FAILED, reason=reason)
+        else:
+            self._searcher.complete(trial_id)
+            whole = self._records[trial_id].resource >= self.max_resource
+            self._update(trial_id, state=TrialState.FINISHED if whole else TrialState.STOPPED)
+        return trial_id
 
     def ask(self) -> Job | None:
         """Return the next job, or None: nothing to hand out until a running job ends, or `finished`."""
@@ -255,14 +304,7 @@ class Optimizer:
         if not isinstance(value, numbers.Real):
             raise ValueError(f"report: value of trial {trial_id} must be a number, got {shown(value)}")
         resource, value, feasible = int(resource), float(value), bool(feasible)
-        finite = math.isfinite(value)
-        loss = self._sign * value if finite else math.inf
-        counts = finite and feasible
-        self._update(trial_id, resource=resource, value=value, feasible=feasible)
-        if counts and (record.best_value is None or loss < self._sign * record.best_value):
-            self._update(trial_id, best_value=value, best_resource=resource)
-        if counts and (self._best is None or loss < self._sign * self._best.value):
-            self._best = BestTrial(trial_id, dict(record.config), resource, value)
+        loss = self._take(trial_id, resource, value, feasible=feasible)
         self._searcher.report(trial_id, resource, loss if feasible else math.inf)
         tell = self._scheduler.report if feasible else self._scheduler.report_infeasible
         decision = tell(trial_id, resource, loss)
@@ -308,6 +350,19 @@ class Optimizer:
         if not self.goal_reached:
             self._scheduler.fail(trial_id)
             self._show_eliminations()
+
+    def _take(self, trial_id: int, resource: int, value: float, *, feasible: bool) -> float:
+        """Put a value down; return the loss that it means."""
+        record = self._records[trial_id]
+        finite = math.isfinite(value)
+        loss = self._sign * value if finite else math.inf
+        counts = finite and feasible
+        self._update(trial_id, resource=resource, value=value, feasible=feasible)
+        if counts and (record.best_value is None or loss < self._sign * record.best_value):
+            self._update(trial_id, best_value=value, best_resource=resource)
+        if counts and (self._best is None or loss < self._sign * self._best.value):
+            self._best = BestTrial(trial_id, dict(record.config), resource, value)
+        return loss
 
     def _taught(self, history: Experience, task: Mapping[str, Any]) -> list[Config]:
         """Let the searcher learn from earlier tasks, and return what is to be tried first."""
@@ -377,10 +432,19 @@ class Optimizer:
         return not self._closed
 
     def _new_config(self, trial_id: int) -> Config:
-        if not self._points:
-            return self._searcher.suggest(trial_id)
-        config = self._points.popleft()
-        self._searcher.adopt(trial_id, dict(config))
+        known = self._known.pop(trial_id, None)
+        if self._points:
+            point = self._points.popleft()
+            config = known or point
+            self._searcher.adopt(trial_id, dict(config))
+        elif known is not None and self._searcher.memoryless:
+            config = known
+            self._searcher.adopt(trial_id, dict(config))
+        else:
+            config = self._searcher.suggest(trial_id)
+            if known is not None and known != config:
+                config = known
+                self._searcher.adopt(trial_id, dict(config))
         return config
 
     def _job(self, trial_id: int) -> Job:

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol, Unpack
 
@@ -34,18 +35,25 @@ from mlflow_hpo.launchers.base import (
     TrialJob,
     Warned,
 )
+from mlflow_hpo.launchers.replay import ReplayLauncher
 from mlflow_hpo.ledger import TrialEntry
 from mlflow_hpo.metalearning.portfolio import config_key
 from mlflow_hpo.metalearning.warm_start import WarmStart
 from mlflow_hpo.optimizer import BestTrial, Optimizer
+from mlflow_hpo.recording import Recording
+from mlflow_hpo.resumption import changes, is_other_search, remember, resumed_keys
 from mlflow_hpo.schedulers.base import Decision
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.history import HISTORY, WRITTEN
-from mlflow_hpo.tracking.summary import StudySummary
+from mlflow_hpo.tracking.lease import RENEWAL, LeaseLostError
+from mlflow_hpo.tracking.recovery import RESUMES, read_recording, settings_path
+from mlflow_hpo.tracking.summary import CHANGED, StudySummary
 from mlflow_hpo.tracking.tracker import Tracker, as_param, as_yaml, packages, writable
 from mlflow_hpo.trial import DescribedTraining
 
 TICK = 0.5  # seconds: how often limits and the view are looked at while nothing happens
+MODEL = "hpo.model"  # tag of the parent run: which trial's model is logged
+REMEMBERED = "hpo.remembered"  # tag of the parent run: so many trials are of earlier searches
 GOAL_REACHED = "goal reached"  # why a study, or a trial in it, ended
 GRACE = 10.0  # seconds that an interrupted trial gets to store its checkpoint
 
@@ -77,11 +85,15 @@ class Study:
         train: the training code, a function of one `Trial`.
         space: the search space, unless it is among `keys`.
         listener: watches the study.
+        resume: the parent run of a study that goes on, or what is recorded of it. Keys that are not given
+            are as they were; `resumption.FIXED` must not be other. With another searcher, scheduler, resource
+            or seed the trials so far are over, and a new search learns from them.
+        take_over: resume it also where another driver may be at work on it.
         keys: the keys of search.yaml.
 
     Raises:
         ConfigError: something in `keys`, or in the data that the training wants, is wrong.
-        StudyError: `warm_start` is asked for and the stores cannot be used.
+        StudyError: `warm_start` or `resume` is asked for and the stores cannot be used.
     """
 
     def __init__(
@@ -91,6 +103,8 @@ class Study:
         /,
         *,
         listener: Listener | None = None,
+        resume: str | Recording | None = None,
+        take_over: bool = False,
         **keys: Unpack[StudyKeys],
     ) -> None:
         if not callable(train):
@@ -98,6 +112,10 @@ class Study:
         given: dict[str, Any] = dict(keys)
         if space is not None:
             given["space"] = space
+        self._recording = read_recording(resume) if isinstance(resume, str) else resume
+        if self._recording is not None:
+            given = resumed_keys(self._recording, given)
+        self._take_over = take_over
         config = StudyConfig.parse(given)
         if set("/:") & set(config.register_as or ""):  # MLflow would refuse it, but only after the search
             raise ConfigError(
@@ -118,10 +136,19 @@ class Study:
             "scheduler": named(config.scheduler, choice.scheduler),
         }
         self.config = config = config.model_copy(update=components)
+        self._changes = (
+            {} if self._recording is None else changes(StudyConfig.parse(self._recording.keys), config)
+        )
         self.optimizer = _optimizer(config)
         self._launcher = LAUNCHERS.get(config.launcher)(config.workers)
         self._train = train
         self._facts = _describe(train, config)
+        if self._recording is not None and self._recording.tags.get("hpo.task") != self._facts["data"]:
+            raise ConfigError(
+                "resume",
+                f"the study is about {self._recording.tags.get('hpo.task')!r:.100}, "
+                f"not about {self._facts['data']!r:.100}",
+            )
         self._warm_start = _warm_start(config, self._facts)
         self._origins: dict[Any, str] = {}  # task and run of what was good before, by configuration
         if self._warm_start is not None:
@@ -134,6 +161,9 @@ class Study:
         self._overdue: set[int] = set()  # trials that did not make it by then
         self._interrupted = False
         self._history_left = False
+        self._replaying = self._recording is not None
+        self._renewed = time.monotonic()
+        self._renewal: Future[None] | None = None
         self._feasibility = Feasibility(config.constraints)
 
     @property
@@ -165,9 +195,15 @@ class Study:
         if self._begun:
             raise StudyError("a study runs once: make a new one")
         self._begun = True
-        self._tracker = Tracker(**_parent_run(self.config, self._facts, self._choice, self._warm_start))
+        if self._recording is None:
+            about = _parent_run(self.config, self._facts, self._choice, self._warm_start)
+            self._tracker = Tracker.begin(**about)
+        else:
+            self._tracker = Tracker.resume(self._recording, take_over=self._take_over)
         self._books = Bookkeeper(self.config, self.optimizer, self._tracker)
         try:
+            if self._recording is not None:
+                self._go_back_to(self._recording)
             if self._listener is not None:
                 self._listener.started(self.summary)
             with (
@@ -185,8 +221,14 @@ class Study:
                 self._loop()
                 self._conclude(Path(folder))
             self._finish("KILLED" if self._interrupted else "FINISHED")
+        except LeaseLostError:
+            self._tracker.leave()
+            raise
         except BaseException as error:
-            self._abort(error)
+            if self._replaying:
+                self._tracker.leave()
+            else:
+                self._abort(error)
             raise
         finally:
             self._tracker.close()
@@ -202,6 +244,51 @@ class Study:
         self.config = self.config.model_copy(update={"warm_start": warm_start.studies})
         self.optimizer = _optimizer(self.config, warm_start)
 
+    # --- resuming
+
+    def _go_back_to(self, recording: Recording) -> None:
+        """Prepare to go through the recorded trials again, or let a new search learn from them."""
+        trials, remembered = recording.trials, int(recording.tags.get(REMEMBERED, "0"))
+        if is_other_search(self._changes):
+            remembered = len(trials)
+        self._books.recall(trials)
+        past = [trials[trial_id] for trial_id in sorted(trials)][:remembered]
+        remember(self.optimizer, past, self.config)
+        for trial in past:
+            self._books.remember(trial, self._launcher.slots[0])
+        again = {trial_id: trial for trial_id, trial in trials.items() if trial_id >= remembered}
+        self.optimizer.recall(
+            {trial_id: self.config.space.parse(each.texts) for trial_id, each in again.items() if each.texts}
+        )
+        self._remembered = remembered
+        self._launcher = ReplayLauncher(self._launcher, again, self._go_live)
+
+    def _go_live(self) -> None:
+        """The record is told: from here on the study makes new history."""
+        recording = self._recording
+        if recording is None or not self._replaying:
+            return
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._books.ledger.restore(
+            epochs=recording.epochs, seconds=recording.seconds, gpu_hours=recording.gpu_hours
+        )
+        resumes = int(recording.tags.get(RESUMES, "0")) + 1
+        self._tracker.log_first({settings_path(resumes): as_yaml(self.config.to_dict())})
+        changed = json.loads(recording.tags.get(CHANGED, "{}"))
+        changed |= {key: now for key, (_, now) in self._changes.items()}
+        self._tracker.go_live(
+            {RESUMES: str(resumes), REMEMBERED: str(self._remembered), CHANGED: json.dumps(changed)}
+        )
+        self._replaying = False
+        ledger = self._books.ledger
+        self._tell(
+            f"resumed: {len(ledger.trials)} trials and {ledger.epochs} epochs are done, "
+            f"{len(ledger.running)} of them go on"
+        )
+        for key, (before, now) in self._changes.items():
+            self._tell(f"{key} was {before!r:.100}, is now {now!r:.100}")
+
     # --- the loop
 
     def _loop(self) -> None:
@@ -210,6 +297,7 @@ class Study:
             if not self._stopping:
                 self._hand_out()
             if not running:
+                self._go_live()
                 return
             for event in self._launcher.wait(TICK):
                 self._take(event)
@@ -225,7 +313,10 @@ class Study:
                 self._tracker.tags(entry.run_id, {"hpo.warm_start": origin})
             self._launcher.submit(
                 slot,
-                TrialJob(job.trial_id, job.config, job.start, job.stop, seed, entry.location, entry.samples),
+                TrialJob(
+                    *(job.trial_id, job.config, job.start, job.stop, seed),
+                    *(entry.location, entry.samples, job.rung),
+                ),
             )
 
     def _take(self, event: Event) -> None:
@@ -258,7 +349,7 @@ class Study:
         if epoch > entry.job.stop:
             self._launcher.kill(trial_id, f"reported epoch {epoch}, behind its last, {entry.job.stop}")
             return
-        go_on, before = not self._stopping, self.best
+        go_on = not self._stopping
         if self._books.ledger.trained(trial_id, epoch):
             broken = self._feasibility.judge(trial_id, event.metrics)
             if absent := self._feasibility.newly_absent(trial_id):
@@ -269,7 +360,7 @@ class Study:
                 entry.reason = f"{by} at epoch {epoch}"
                 go_on = False
             self._books.reported(trial_id, epoch, event.metrics, event.time, broken=broken)
-        improved = self.best != before
+        improved = self.best is not None and (self.best.trial_id, self.best.resource) == (trial_id, epoch)
         self._launcher.reply(trial_id, go_on=go_on, best=improved)
         if improved:
             self._tell(
@@ -304,6 +395,11 @@ class Study:
     # --- limits
 
     def _look_at_limits(self) -> None:
+        if self._replaying:  # what was spent is restored afterwards
+            if self._interrupted:
+                raise KeyboardInterrupt
+            return
+        self._look_at_lease()
         now, ledger = time.monotonic(), self._books.ledger
         if not self._stopping and (why := "interrupted" if self._interrupted else ledger.exhausted()):
             self._stop(why)
@@ -314,6 +410,18 @@ class Study:
             elif self._stopping and now > self._deadline:
                 self._overdue.add(trial_id)  # what it stored before is what it can go on from
                 self._launcher.kill(trial_id, f"did not end within {GRACE:g} seconds")
+
+    def _look_at_lease(self) -> None:
+        if self._renewal is not None and self._renewal.done():
+            renewal, self._renewal = self._renewal, None
+            error = renewal.exception()
+            if isinstance(error, LeaseLostError):
+                raise error
+            if error is not None:
+                logger.warning("the lease of the study was not renewed: %s", writable(str(error)))
+        if self._renewal is None and time.monotonic() - self._renewed > RENEWAL:
+            self._renewed = time.monotonic()
+            self._renewal = self._tracker.renew_lease()
 
     def _stop(self, reason: str) -> None:
         """Hand out no more jobs, and pause the running ones."""
@@ -345,6 +453,7 @@ class Study:
         """Settle the trials that will not go on, and log what the study found."""
         if not self._stopping:
             self._books.end_of_search()
+            self._tracker.end_left_over()
             if self.optimizer.goal_reached:
                 self._stopping = GOAL_REACHED
         self._leave_history()
@@ -384,7 +493,10 @@ class Study:
         return "; ".join(parts)
 
     def _log_model(self, train: DescribedTraining, best: BestTrial, folder: Path) -> None:
-        self._tell(f"logging the best model: trial {best.trial_id} at epoch {best.resource}")
+        of = f"trial {best.trial_id} at epoch {best.resource}"
+        if self._recording is not None and self._recording.tags.get(MODEL) == of:
+            return  # logged before the study was resumed
+        self._tell(f"logging the best model: {of}")
         problem = "no checkpoint of its best epoch"
         try:
             path = self._books.best_checkpoint(best, folder)
@@ -396,6 +508,7 @@ class Study:
             return
         with self._tracker.active():
             train.log_model(path, best.config, registered_model_name=self.config.register_as)
+        self._tracker.tags(self.run_id, {MODEL: of})
 
     def _finish(self, status: str) -> None:
         self._status = status
@@ -444,19 +557,31 @@ class Study:
             self._tell(message)
 
     def _tell(self, message: str) -> None:
+        if self._replaying:  # it was told at its time
+            return
         logger.info("%s", message)
         if self._listener is not None:
             self._listener.happened(message)
 
 
-def tune(train: Trainable, space: SearchSpace | Mapping[str, Any], /, **keys: Unpack[StudyKeys]) -> BestTrial:
+def tune(
+    train: Trainable,
+    space: SearchSpace | Mapping[str, Any] | None = None,
+    /,
+    *,
+    resume: str | None = None,
+    take_over: bool = False,
+    **keys: Unpack[StudyKeys],
+) -> BestTrial:
     """Search `space` for the configuration that `train` does best with, and return the best trial.
 
     Every trial is a nested run of one parent run in MLflow.
 
     Args:
         train: the training code, a function of one `Trial`.
-        space: the search space.
+        space: the search space; of a resumed study, None for the one that it has.
+        resume: the parent run of a study that goes on; keys that are not given are as they were.
+        take_over: resume it also where another driver may be at work on it.
         keys: the keys of search.yaml as keywords; ``metric`` may be a name with ``mode`` beside it.
 
     Raises:
@@ -464,7 +589,7 @@ def tune(train: Trainable, space: SearchSpace | Mapping[str, Any], /, **keys: Un
         StudyError: the stores cannot be used, the metric is not reported, or no trial succeeded.
         KeyboardInterrupt: SIGINT or SIGTERM came.
     """
-    return Study(train, space, **keys).run()
+    return Study(train, space, resume=resume, take_over=take_over, **keys).run()
 
 
 def trial_seed(seed: int, trial_id: int) -> int:

@@ -49,7 +49,8 @@ class TrialJob:
     """One job as a worker gets it: train epochs ``start + 1 .. stop`` of one trial.
 
     `location` says where its checkpoints live, in the words of `Services`; `sample` is the number of the
-    first sample of system metrics, so that a promoted trial's samples go on counting.
+    first sample of system metrics, so that a promoted trial's samples go on counting. `rung` is for the
+    records.
     """
 
     trial_id: int
@@ -59,6 +60,7 @@ class TrialJob:
     seed: int
     location: str
     sample: int = 0
+    rung: int = 0
 
 
 class Outcome(enum.Enum):

@@ -24,6 +24,10 @@ class Searcher(ABC):
 
     space: SearchSpace
 
+    memoryless: bool = False
+    """Whether `adopt` of what `suggest` would have returned leaves the searcher just as `suggest` does, so
+    that a search that is gone through again need not pay for its proposals."""
+
     @property
     def exhausted(self) -> bool:
         """Whether there is no configuration left to propose (only finite searchers ever say so)."""
@@ -50,7 +54,10 @@ class Searcher(ABC):
         return prior.configs
 
     def adopt(self, trial_id: int, config: Config) -> None:  # noqa: B027 - need not learn
-        """Take note of a pending trial that somebody else proposed (`points`); `config` is valid."""
+        """Take note of a pending trial that somebody else proposed (`points`); `config` is valid.
+
+        For a trial that `suggest` was just called for, it replaces the proposal.
+        """
 
     def report(self, trial_id: int, resource: int, loss: float) -> None:  # noqa: B027 - need not learn
         """Take the loss of a running trial after `resource` epochs (strictly ascending for each trial)."""

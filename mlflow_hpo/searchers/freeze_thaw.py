@@ -98,8 +98,8 @@ class FreezeThawSearcher(Searcher):
 
     def adopt(self, trial_id: int, config: Config) -> None:
         """Count the trial as pending."""
-        self._owners[trial_id] = self._searches[0]
-        self._searches[0].adopt(trial_id, config)
+        owner = self._owners.setdefault(trial_id, self._searches[0])
+        owner.adopt(trial_id, config)
 
     def report(self, trial_id: int, resource: int, loss: float) -> None:
         """Learn from the loss if the trial stands at its next level."""

@@ -95,6 +95,9 @@ class OptunaSearcher(Searcher):
 
     def adopt(self, trial_id: int, config: Config) -> None:
         """Count the trial as pending."""
+        if trial_id in self._numbers:  # this replaces what was suggested
+            with self._quiet():
+                self._study.tell(self._numbers.pop(trial_id), state=self._optuna.trial.TrialState.FAIL)
         self._ask(trial_id, {name: _write(self.space[name], value) for name, value in config.items()})
 
     def report(self, trial_id: int, resource: int, loss: float) -> None:

@@ -18,6 +18,8 @@ class RandomSearcher(Searcher):
     Source: Bergstra and Bengio, Random Search for Hyper-Parameter Optimization, JMLR 13 (2012).
     """
 
+    memoryless = True
+
     def __init__(self, space: SearchSpace, seed: int, levels: Sequence[int]) -> None:
         self.space = space
         self._seed = seed

@@ -41,6 +41,8 @@ class TpeSearcher(Searcher):
     al., BOHB, ICML 2018, section 3.2.
     """
 
+    memoryless = True
+
     def __init__(
         self,
         space: SearchSpace,

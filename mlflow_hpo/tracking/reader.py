@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import mlflow
 from mlflow.entities import Run
@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 from mlflow_hpo.errors import ConfigError, StudyError
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.connect import ask, ask_all, connect
-from mlflow_hpo.tracking.summary import StudySummary, TrialSummary, best_metric
+from mlflow_hpo.tracking.summary import CHANGED, StudySummary, TrialSummary, best_metric
 
 PAGE = 1_000  # runs a request
 
@@ -33,7 +33,8 @@ def read_study(run_id: str) -> StudySummary:
         parent = client.get_run(run_id)
     except mlflow.MlflowException as error:
         raise ConfigError("run_id", f"no such run: {' '.join(str(error).split()):.200}") from None
-    tags, params, metrics = parent.data.tags, parent.data.params, parent.data.metrics
+    tags, metrics = parent.data.tags, parent.data.metrics
+    params = {**parent.data.params, **_changed(tags)}
     if tags.get("hpo.kind") != "study":
         raise ConfigError("run_id", f"{run_id} is not the parent run of a study (tag hpo.kind)")
     space = SearchSpace(json.loads(_text(run_id, "space.json")))
@@ -63,6 +64,14 @@ def read_study(run_id: str) -> StudySummary:
         best_trial=int(tags["hpo.best_trial"]) if "hpo.best_trial" in tags else None,
         reason=tags.get("hpo.stop_reason", ""),
     )
+
+
+def _changed(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the params that are other since the study was resumed."""
+    changed = json.loads(tags.get(CHANGED, "{}"))
+    return {
+        f"hpo.{key}": value if isinstance(value, str) else json.dumps(value) for key, value in changed.items()
+    }
 
 
 def _children(client: MlflowClient, parent: Run) -> Iterator[Run]:

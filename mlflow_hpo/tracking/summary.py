@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SCHEMA = "1"  # version of the layout in MLflow, tag `hpo.schema`
+CHANGED = "hpo.changed"  # tag of the parent run: settings that are other since it was resumed, as JSON
 
 
 def best_metric(metric: str) -> str:

@@ -18,13 +18,14 @@ from typing import Any
 
 import mlflow
 import yaml
-from mlflow.entities import Run
+from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.tracking import MlflowClient
 from mlflow.tracking.context import registry as run_context
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
-from mlflow_hpo.errors import StudyError
+from mlflow_hpo.recording import RecordedTrial, Recording
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
 from mlflow_hpo.tracking.connect import (
     ask,
@@ -34,6 +35,9 @@ from mlflow_hpo.tracking.connect import (
     reach_artifacts,
     without_passwords,
 )
+from mlflow_hpo.tracking.known import KnownRunsWriter
+from mlflow_hpo.tracking.lease import DRIVER, Lease
+from mlflow_hpo.tracking.opening import open_parent
 from mlflow_hpo.tracking.summary import SCHEMA, StudySummary, TrialSummary, best_metric
 from mlflow_hpo.tracking.system_metrics import MachineMonitor
 from mlflow_hpo.tracking.writer import Writer, is_final
@@ -61,68 +65,160 @@ class WorkerServices:
 class Tracker:
     """Writes one study to MLflow: the parent run, a nested run for each trial, their values and artifacts.
 
-    Values go through one background writer; only what the study must wait for (the creation of a run) is
-    waited for.
+    Made by `begin` or `resume`. Values go through one background writer; only what the study must wait for
+    (the creation of a run) is waited for.
 
     Args:
-        experiment: name of the experiment, created if need be; None for the one that MLflow's settings name.
-        name: name of the parent run; None to let MLflow choose.
-        tags: tags of the parent run.
-        params: params of the parent run.
-        artifacts: texts for the parent run's artifacts, path -> content. They are written before any trial
-            starts, which shows that the artifact store can be written.
-
-    Raises:
-        StudyError: the tracking or artifact store is unreachable or not writable.
+        client: of the tracking store.
+        parent: the parent run.
+        lease: says that this is the study's driver.
+        recording: what is known of the study, if it is resumed.
+        invocation: a run that `mlflow run` made for the resuming of a study; it ends as the study does.
     """
 
     def __init__(
         self,
+        client: MlflowClient,
+        parent: Run,
+        lease: Lease,
+        recording: Recording | None = None,
+        invocation: str | None = None,
+    ) -> None:
+        self._client = client
+        self._lease = lease
+        self._invocation = invocation
+        self._tags: Mapping[str, str] = parent.data.tags
+        self.tracking_uri = mlflow.get_tracking_uri()
+        self._context = ask("mlflow", run_context.resolve_tags)
+        self.run_id: str = parent.info.run_id
+        self.run_name: str = parent.info.run_name
+        self.experiment_id: str = parent.info.experiment_id
+        self.artifact_uri: str = parent.info.artifact_uri
+        self.services = WorkerServices(self.tracking_uri)
+        self._writer: Writer | KnownRunsWriter = Writer(client)
+        self._known: dict[int, RecordedTrial] = {}
+        if recording is not None:
+            self._writer = KnownRunsWriter(self._writer, recording)
+            self._known = dict(recording.trials)
+
+    @classmethod
+    def begin(
+        cls,
         *,
         experiment: str | None,
         name: str | None,
         tags: Mapping[str, str],
         params: Mapping[str, str],
         artifacts: Mapping[str, str],
-    ) -> None:
-        # Left in the environment it would make workers write to the parent (mlflow issue 15713).
-        adopted = os.environ.pop("MLFLOW_RUN_ID", None)
-        self._client = connect()
-        self.tracking_uri = mlflow.get_tracking_uri()
-        self._context = ask("mlflow", run_context.resolve_tags)
-        parent = ask(
-            f"MLFLOW_TRACKING_URI: cannot write to {public_uri(self.tracking_uri)}",
-            self._open_parent,
-            adopted,
-            experiment,
-            name,
-        )
-        self.run_id: str = parent.info.run_id
-        self.run_name: str = parent.info.run_name
-        self.experiment_id: str = parent.info.experiment_id
-        self.artifact_uri: str = parent.info.artifact_uri
-        self.services = WorkerServices(self.tracking_uri)
-        self._writer = Writer(self._client)
+    ) -> Tracker:
+        """Begin a study: make its parent run, or take the one that `mlflow run` made.
+
+        Args:
+            experiment: name of the experiment, created if need be; None for the one that MLflow's settings
+                name.
+            name: name of the parent run; None to let MLflow choose.
+            tags: tags of the parent run.
+            params: params of the parent run.
+            artifacts: texts for the parent run's artifacts, path -> content. They are written before any
+                trial starts, which shows that the artifact store can be written.
+
+        Raises:
+            StudyError: the tracking or artifact store is unreachable or not writable.
+        """
+        adopted = _adopted()
+        client = connect()
+        parent = ask(_cannot_write(), open_parent, client, adopted, experiment, name)
+        lease = Lease(client, parent.info.run_id)
+        tracker = cls(client, parent, lease)
         try:
-            reach_artifacts(self.artifact_uri)
-            problem = f"artifact store: cannot write to {public_uri(self.artifact_uri)}"
-            with impatient():
-                for path, text in artifacts.items():
-                    ask(problem, self._log_text, path, text)
+            tracker.log_first(artifacts)
         except BaseException as error:
-            self.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            self.close()
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            tracker.close()
             raise
         # `mlflow run` has logged its own flags as params before us, and params can't be overwritten
-        self._writer.params(
-            self.run_id, {key: value for key, value in params.items() if key not in parent.data.params}
-        )
-        self._writer.tags(self.run_id, {**tags, "hpo.kind": "study", "hpo.schema": SCHEMA})
+        new = {key: value for key, value in params.items() if key not in parent.data.params}
+        tracker._writer.params(tracker.run_id, new)
+        kind = {"hpo.kind": "study", "hpo.schema": SCHEMA}
+        tracker._writer.tags(tracker.run_id, {**tags, **kind, **lease.tag()})
+        return tracker
+
+    @classmethod
+    def resume(cls, recording: Recording, *, take_over: bool) -> Tracker:
+        """Open a study again; nothing but its lease is written until `go_live`.
+
+        Args:
+            recording: what is known of it.
+            take_over: also where another driver may be at work on it.
+
+        Raises:
+            StudyError: the tracking store is unreachable, or another driver is at work.
+        """
+        adopted = _adopted()
+        client = connect()
+        parent = ask(_cannot_write(), client.get_run, recording.run_id)
+        if adopted == recording.run_id:
+            adopted = None
+        if adopted is not None:
+            link = {"hpo.kind": "resume", "hpo.study": recording.run_id}
+            ask(_cannot_write(), client.log_batch, adopted, tags=[RunTag(*each) for each in link.items()])
+        lease = Lease(client, recording.run_id)
+        ask("resume", lease.take, take_over=take_over)
+        return cls(client, parent, lease, recording, adopted)
+
+    def log_first(self, artifacts: Mapping[str, str]) -> None:
+        """Write texts to the parent run before anything else, which shows that its artifacts can be written.
+
+        Raises:
+            StudyError: they cannot.
+        """
+        reach_artifacts(self.artifact_uri)
+        problem = f"artifact store: cannot write to {public_uri(self.artifact_uri)}"
+        with impatient():
+            for path, text in artifacts.items():
+                ask(problem, self._log_text, path, text)
+
+    def go_live(self, tags: Mapping[str, str]) -> None:
+        """Write what a resumed study is, as far as its runs do not say so; from now on nothing is held back.
+
+        Args:
+            tags: of the parent run.
+        """
+        if isinstance(self._writer, KnownRunsWriter):
+            self._writer.release()
+        self._writer.tags(self.run_id, {**tags, "hpo.stop_reason": ""})
+        self._writer.status(self.run_id, "RUNNING")
+
+    def renew_lease(self) -> Future[None]:
+        """Go on being the driver, in the background; the future raises LeaseLostError where it is not."""
+        return self._writer.call(self._lease.renew)
+
+    def end_left_over(self) -> None:
+        """End the recorded trials that a resumed study did not come to again."""
+        for trial in self._known.values():
+            if trial.status in ("RUNNING", "SCHEDULED"):
+                self._writer.tags(trial.run_id, {"hpo.stop_reason": "not reached again by the resumed study"})
+                self._writer.status(trial.run_id, "KILLED")
+        self._known.clear()
+
+    def leave(self) -> None:
+        """End without a word: everything stays as it is in the store."""
+        self._writer.abandon()
+        with contextlib.suppress(Exception):
+            self._lease.check()
+            self._lease.release()
 
     def start_trial(
         self, trial_id: int, params: Mapping[str, str], *, bracket: int, rung: int, seed: int
     ) -> tuple[str, str]:
-        """Create the nested run of a trial; return its run id and artifact root."""
+        """Create the nested run of a trial, if there is none; return its run id and artifact root."""
+        if (known := self._known.pop(trial_id, None)) is not None:
+            self._writer.params(known.run_id, params)
+            self._writer.status(known.run_id, "RUNNING")
+            self._writer.tags(
+                known.run_id, {"hpo.rung": str(rung), **({"hpo.stop_reason": ""} if known.reason else {})}
+            )
+            return known.run_id, known.location
         tags = {
             **self._context,
             MLFLOW_PARENT_RUN_ID: self.run_id,
@@ -178,7 +274,11 @@ class Tracker:
         writer.writerows(rows)
         self._log_text("trials.csv", text.getvalue())
         data = {column: [row.get(column) for row in rows] for column in columns}
-        self._client.log_table(self.run_id, data, "trials.json")
+        if MLFLOW_LOGGED_ARTIFACTS in self._tags:  # `log_table` would append to the one of before
+            split = {"columns": columns, "data": [list(row) for row in zip(*data.values(), strict=True)]}
+            self._log_text("trials.json", json.dumps(split))
+        else:
+            self._client.log_table(self.run_id, data, "trials.json")
 
     def log_text(self, path: str, text: str) -> None:
         """Write a text artifact to the parent run."""
@@ -193,8 +293,11 @@ class Tracker:
         self._writer.tags(self.run_id, {MLFLOW_RUN_NOTE: text})
 
     def finish(self, status: str) -> None:
-        """Set the parent's final status."""
+        """Set the parent's final status, and let another driver have it."""
+        self._writer.tags(self.run_id, {DRIVER: ""})
         self._writer.status(self.run_id, status)
+        if self._invocation is not None:
+            self._writer.status(self._invocation, status)
 
     def close(self) -> None:
         """Write what is left and end the writer; where it had to give up, leave no run RUNNING."""
@@ -216,29 +319,6 @@ class Tracker:
         finally:
             if chosen != self.experiment_id:
                 mlflow.set_experiment(experiment_id=chosen)
-
-    def _open_parent(self, adopted: str | None, experiment: str | None, name: str | None) -> Run:
-        if adopted is not None:
-            run = self._client.get_run(adopted)
-            if name is not None:
-                self._client.set_tag(adopted, MLFLOW_RUN_NAME, name)
-            return run
-        tags = dict(self._context)
-        active = mlflow.active_run()
-        if active is not None:
-            tags[MLFLOW_PARENT_RUN_ID] = active.info.run_id
-        return self._client.create_run(self._experiment(experiment), tags=tags, run_name=name)
-
-    def _experiment(self, name: str | None) -> str:
-        name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
-        if name is None:
-            return os.environ.get("MLFLOW_EXPERIMENT_ID", "0")
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
-            return self._client.create_experiment(name)
-        if found.lifecycle_stage != "active":
-            raise StudyError(f"experiment: {name!r} is deleted; restore it or choose another name")
-        return found.experiment_id
 
     def _end_runs(self) -> None:
         mine = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.run_id}' and attributes.status = 'RUNNING'"
@@ -267,6 +347,18 @@ class Tracker:
                 logger.warning("%s: %s", problem, without_passwords(str(error)))
 
         self._writer.call(function, *args).add_done_callback(tell)
+
+
+def _adopted() -> str | None:
+    """Take the run that `mlflow run` made for us out of the environment.
+
+    Left there it would make workers write to the parent (mlflow issue 15713).
+    """
+    return os.environ.pop("MLFLOW_RUN_ID", None)
+
+
+def _cannot_write() -> str:
+    return f"MLFLOW_TRACKING_URI: cannot write to {public_uri(mlflow.get_tracking_uri())}"
 
 
 def packages() -> str:

@@ -129,6 +129,12 @@ class Writer:
             self._changed.notify_all()
         self._thread.join()
 
+    def abandon(self) -> None:
+        """End the thread without writing what is left."""
+        with self._changed:
+            self._buffers, self._calls, self._size = {}, [], 0
+        self.close()
+
     def check(self) -> None:
         """Raise if the store refused something for good."""
         if self._error is not None:

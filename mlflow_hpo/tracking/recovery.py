@@ -1,0 +1,241 @@
+"""Recovery: all that MLflow holds of a study, so that it can go on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import mlflow
+import yaml
+from mlflow.entities import Metric, Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from mlflow_hpo.constraints import parse_constraints
+from mlflow_hpo.errors import ConfigError, StudyError
+from mlflow_hpo.recording import RecordedTrial, Recording, Report
+from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
+from mlflow_hpo.tracking.connect import ask, ask_all, connect, impatient
+from mlflow_hpo.tracking.history import HISTORY, SCHEMA
+
+CHECKPOINTS = "hpo.checkpoints"  # tag of a trial: names of its checkpoints in the store by epoch, as JSON
+RESUMES = "hpo.resumes"  # tag of the parent run: how often the study was resumed
+SAMPLES = "hpo.samples"  # tag of a trial: how many samples of system metrics it has
+STEPS = "trials_done"  # the metric of the parent run that every step of the progress has
+
+_PAGE = 1_000  # runs a request
+_THREADS = 8
+_INFINITE = 1.797e308  # and beyond: how MLflow's databases store infinity
+_SYSTEM = "system/"
+_OURS = (_SYSTEM, "best_")  # metrics that not every report has
+
+
+def settings_path(resumes: int) -> str:
+    """Return where the settings stand that a study goes by after so many resumes."""
+    return f"resumed/{resumes:03d}/search.yaml" if resumes else "search.yaml"
+
+
+def read_recording(run_id: str) -> Recording:
+    """Return all that MLflow holds of a study.
+
+    Args:
+        run_id: the parent run.
+
+    Raises:
+        ConfigError: `run_id` is no run, or not the parent run of a study.
+        StudyError: the stores are unreachable, or what they hold is damaged.
+    """
+    client = connect()
+    try:
+        parent = client.get_run(run_id)
+    except MlflowException as error:
+        raise ConfigError("resume", f"no such run: {' '.join(str(error).split()):.200}") from None
+    tags = parent.data.tags
+    if tags.get("hpo.kind") == "resume" and "hpo.study" in tags:
+        return read_recording(tags["hpo.study"])
+    if tags.get("hpo.kind") != "study":
+        raise ConfigError("resume", f"{run_id} is not the parent run of a study (tag hpo.kind)")
+    keys = _keys(run_id, int(tags.get(RESUMES, "0")))
+    metrics = parent.data.metrics
+    steps = ask("MLFLOW_TRACKING_URI: cannot read the progress", client.get_metric_history, run_id, STEPS)
+    return Recording(
+        run_id=run_id,
+        run_name=parent.info.run_name,
+        experiment_id=parent.info.experiment_id,
+        artifact_uri=parent.info.artifact_uri,
+        tags=dict(tags),
+        params=dict(parent.data.params),
+        keys=keys,
+        trials=_trials(client, parent, _names(keys)),
+        steps=max((point.step + 1 for point in steps), default=0),
+        epochs=int(metrics.get("epochs_spent", 0)),
+        seconds=metrics.get("seconds_spent", 0.0),
+        gpu_hours=metrics.get("gpu_hours_spent", 0.0),
+    )
+
+
+def _keys(run_id: str, resumes: int) -> dict[str, Any]:
+    path = settings_path(resumes)
+    try:
+        with impatient():
+            keys = yaml.safe_load(mlflow.artifacts.load_text(f"runs:/{run_id}/{path}"))
+    except Exception as error:
+        line = " ".join(str(error).split())
+        raise StudyError(
+            f"resume: cannot read {path} of run {run_id}; a study that was killed before it had written it "
+            f"has no trials, and can be started again: {line:.200}"
+        ) from error
+    if not isinstance(keys, dict) or not isinstance(keys.get("metric"), dict):
+        raise StudyError(f"resume: {path} of run {run_id} is damaged")
+    return keys
+
+
+def _names(keys: Mapping[str, Any]) -> list[str]:
+    """Return the metrics that the search looks at."""
+    constraints = parse_constraints(keys.get("constraints", []))
+    return list(dict.fromkeys([keys["metric"]["name"], *(each.metric for each in constraints)]))
+
+
+def _trials(client: MlflowClient, parent: Run, names: list[str]) -> dict[int, RecordedTrial]:
+    runs = _children(client, parent)
+    written = _written(parent, names)
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="mlflow-hpo-recovery") as pool:
+        trials = list(pool.map(lambda run: _trial(client, run, names, written), runs))
+    return {trial.trial_id: trial for trial in sorted(trials, key=lambda trial: trial.trial_id)}
+
+
+def _children(client: MlflowClient, parent: Run) -> list[Run]:
+    """Return the run of each trial.
+
+    A trial can have a second one, an empty one, where the answer to its creation was lost on the way; that
+    one is deleted.
+    """
+    found = ask_all(
+        "MLFLOW_TRACKING_URI: cannot list the trials",
+        client.search_runs,
+        [parent.info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and tags.`hpo.kind` = 'trial'",
+        max_results=_PAGE,
+    )
+    runs: dict[str, Run] = {}
+    for run in found:
+        trial = run.data.tags["hpo.trial"]
+        first, second = sorted((run, runs.get(trial, run)), key=_worth, reverse=True)
+        runs[trial] = first
+        if second is not first and not second.data.metrics:
+            ask("MLFLOW_TRACKING_URI: cannot delete an empty run", client.delete_run, second.info.run_id)
+    return list(runs.values())
+
+
+def _worth(run: Run) -> tuple[int, int, int]:
+    return len(run.data.metrics), len(run.data.params), -run.info.start_time
+
+
+def _written(parent: Run, names: list[str]) -> dict[str, list[tuple[int, float]]]:
+    """Return the curves that the study has written down, by run: of those trials of which it is all.
+
+    What is missing there is asked for run by run.
+    """
+    if len(names) > 1 or "hpo.history" not in parent.data.tags:
+        return {}
+    with contextlib.suppress(Exception), impatient():  # it only saves time
+        found = json.loads(mlflow.artifacts.load_text(f"runs:/{parent.info.run_id}/{HISTORY}"))
+        if found["schema"] == SCHEMA:
+            return {
+                trial["run_id"]: [(int(epoch), float(value)) for epoch, value in trial["curve"]]
+                for trial in found["trials"]
+                if len(trial["curve"]) == trial.get("reports")
+            }
+    return {}
+
+
+def _trial(
+    client: MlflowClient, run: Run, names: list[str], written: Mapping[str, list[tuple[int, float]]]
+) -> RecordedTrial:
+    run_id, tags = run.info.run_id, run.data.tags
+    trial = RecordedTrial(
+        trial_id=int(tags["hpo.trial"]),
+        run_id=run_id,
+        location=run.info.artifact_uri,
+        texts=dict(run.data.params),
+        status=run.info.status,
+        reason=tags.get("hpo.stop_reason", ""),
+        rung=int(tags.get("hpo.rung", "0")),
+        seconds=float(tags.get("hpo.seconds", "0")),
+        samples=int(tags.get(SAMPLES, "0")),
+        tags={name: value for name, value in tags.items() if name.startswith("hpo.")},
+        checkpoints=_checkpoints(tags.get(CHECKPOINTS, "{}")),
+    )
+    curve = written.get(run_id, [])
+    if run.info.status == "RUNNING":  # its driver was killed: look what is there
+        _look_closely(client, run, trial, names)
+    elif curve and curve[-1][0] == int(tags.get("hpo.epochs", "0")):
+        times = _spread(run, len(curve))
+        trial.reports = [
+            Report(epoch, {names[0]: value}, time) for (epoch, value), time in zip(curve, times, strict=True)
+        ]
+    elif run.data.metrics:
+        trial.reports = _reports({name: _history(client, run_id, name) for name in names}, names)
+    return trial
+
+
+def _look_closely(client: MlflowClient, run: Run, trial: RecordedTrial, names: list[str]) -> None:
+    """Find out what was written of a trial before its driver was killed."""
+    histories = {name: _history(client, trial.run_id, name) for name in run.data.metrics}
+    trial.points = frozenset((name, point.step) for name in histories for point in histories[name])
+    trial.reports = _reports(histories, names)
+    if not _whole(trial):  # it will be told again when it is trained again
+        trial.reports.pop()
+    samples = (point.step for name in histories if name.startswith(_SYSTEM) for point in histories[name])
+    trial.samples = max(samples, default=-1) + 1
+    store = ArtifactCheckpoints(trial.location, mlflow.get_tracking_uri())
+    stored = ask(f"artifact store: cannot list checkpoints of trial {trial.trial_id}", store.names)
+    trial.checkpoints = dict(stored)
+
+
+def _whole(trial: RecordedTrial) -> bool:
+    """Whether of its last report is there what was there of the one before."""
+    if len(trial.reports) < 2:
+        return True
+    before, last = (report.epoch for report in trial.reports[-2:])
+    expected = (name for name, step in trial.points if step == before and not name.startswith(_OURS))
+    return all((name, last) in trial.points for name in expected)
+
+
+def _history(client: MlflowClient, run_id: str, name: str) -> list[Metric]:
+    problem = "MLFLOW_TRACKING_URI: cannot read the metrics of a trial"
+    return list(ask(problem, client.get_metric_history, run_id, name))
+
+
+def _reports(histories: Mapping[str, Iterable[Metric]], names: list[str]) -> list[Report]:
+    """Return what the search was told, by ascending epoch: always the metric that it optimises."""
+    metric = names[0]
+    values: dict[int, dict[str, float]] = {}
+    times: dict[int, float] = {}
+    for name in names:
+        for point in sorted(histories.get(name, ()), key=lambda point: point.timestamp):
+            values.setdefault(point.step, {})[name] = _value(point.value)
+            times[point.step] = point.timestamp / 1000
+    return [Report(step, values[step], times[step]) for step in sorted(values) if metric in values[step]]
+
+
+def _value(value: float) -> float:
+    """Return a value as it was before MLflow stored it."""
+    return value if abs(value) < _INFINITE or math.isnan(value) else math.copysign(math.inf, value)
+
+
+def _spread(run: Run, count: int) -> list[float]:
+    """Return about when each of the reports was made, where only begin and end are known."""
+    begin = run.info.start_time / 1000
+    end = (run.info.end_time or run.info.start_time) / 1000
+    return [begin + (end - begin) * (number + 1) / count for number in range(count)]
+
+
+def _checkpoints(text: str) -> dict[int, str]:
+    with contextlib.suppress(ValueError, AttributeError):
+        return {int(epoch): str(name) for epoch, name in json.loads(text).items()}
+    return {}
