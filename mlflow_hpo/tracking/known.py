@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from mlflow_hpo.recording import RecordedTrial, Recording
+from mlflow_hpo.tracking.lease import DRIVER
 from mlflow_hpo.tracking.writer import Writer
 
 T = TypeVar("T")
@@ -39,7 +40,8 @@ class KnownRunsWriter:
         self._steps = recording.steps
         self._trials: dict[str, RecordedTrial] = {each.run_id: each for each in recording.trials.values()}
         self._tags = {run_id: dict(trial.tags) for run_id, trial in self._trials.items()}
-        self._tags[recording.run_id] = dict(recording.tags)
+        study = {name: value for name, value in recording.tags.items() if name != DRIVER}  # it has changed
+        self._tags[recording.run_id] = study
         self._statuses = {run_id: trial.status for run_id, trial in self._trials.items()}
         self._held: dict[str, _Held] | None = {}
 

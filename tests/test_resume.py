@@ -1,0 +1,235 @@
+"""A study that goes on: after a kill, with other settings, on another's run."""
+
+import json
+import os
+import signal
+
+import mlflow
+import pytest
+import trainings
+from crashes import Driver, searched_with_kills, told, wait_until_running
+
+from mlflow_hpo import ConfigError, Study, StudyError, tune
+from mlflow_hpo.tracking.reader import read_study
+
+KEYS = {
+    "metric": "loss",
+    "mode": "min",
+    "searcher": {"name": "tpe", "n_startup": 5},
+    "scheduler": "asha",
+    "max_resource": 9,
+    "trials": 12,
+    "seed": 3,
+}
+
+
+def search(train=trainings.with_checkpoints, **keys):
+    study = Study(train, trainings.SPACE, **(KEYS | keys))
+    study.run()
+    return study
+
+
+def go_on(run_id, train=trainings.with_checkpoints, **keys):
+    study = Study(train, resume=run_id, **keys)
+    study.run()
+    return study
+
+
+@pytest.mark.parametrize("searcher", ["random", "tpe", "freeze_thaw"])
+def test_a_study_with_more_budget_is_the_one_that_always_had_it(store, searcher):
+    scheduler = "freeze_thaw" if searcher == "freeze_thaw" else "asha"
+    spec = {"name": "tpe", "n_startup": 5} if searcher == "tpe" else searcher
+    keys = {"searcher": spec, "scheduler": scheduler}
+    whole = search(**keys)
+    part = search(budget={"epochs": 11}, **keys)
+    assert store.get_run(part.run_id).data.tags["hpo.stop_reason"] == "budget of 11 epochs is spent"
+    resumed = go_on(part.run_id, budget={"epochs": 1000})
+    assert resumed.run_id == part.run_id
+    assert told(store, part.run_id) == told(store, whole.run_id)
+    assert resumed.best == whole.best
+    parent = store.get_run(part.run_id)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["hpo.stop_reason"] == ""
+    assert parent.data.tags["hpo.resumes"] == "1"
+    spent = parent.data.metrics["epochs_spent"]
+    assert spent == store.get_run(whole.run_id).data.metrics["epochs_spent"]
+    steps = [point.step for point in store.get_metric_history(part.run_id, "trials_done")]
+    assert steps == list(range(len(steps)))
+    assert json.loads(parent.data.tags["hpo.changed"]) == {"budget": {"epochs": 1000}}
+    text = mlflow.artifacts.load_text(f"runs:/{part.run_id}/resumed/001/search.yaml")
+    assert "epochs: 1000" in text
+
+
+def test_a_finished_study_goes_on_with_more_trials(store):
+    study = search()
+    resumed = go_on(study.run_id, trials=20, workers=2)
+    trials = told(store, study.run_id)
+    assert sorted(trials) == list(range(20))
+    assert {status for _, status, _, _ in trials.values()} <= {"FINISHED", "KILLED"}
+    assert (resumed.summary().trials_planned, read_study(study.run_id).trials_planned) == (20, 20)
+    rows = mlflow.load_table("trials.json", run_ids=[study.run_id])
+    assert sorted(rows["trial"]) == list(range(20))
+
+
+def test_a_finished_study_that_has_nothing_left_to_do_stays_as_it_is(store):
+    study = search()
+    before = told(store, study.run_id)
+    resumed = go_on(study.run_id)
+    assert resumed.best == study.best
+    assert told(store, study.run_id) == before
+    assert store.get_run(study.run_id).info.status == "FINISHED"
+
+
+def test_failed_trials_are_remembered_and_not_tried_again(store):
+    keys = {"searcher": "random", "scheduler": "full", "max_resource": 2, "trials": 10}
+    whole = search(trainings.raises_for_positive, **keys)
+    part = search(trainings.raises_for_positive, budget={"epochs": 5}, **keys)
+    go_on(part.run_id, trainings.raises_for_positive, budget={"epochs": 1000})
+    assert told(store, part.run_id) == told(store, whole.run_id)
+    assert "FAILED" in {status for _, status, _, _ in told(store, part.run_id).values()}
+
+
+def test_odd_values_and_constraints_are_read_back_as_they_were(store):
+    keys = {"searcher": "tpe", "scheduler": "asha", "constraints": ["length <= 4"], "workers": 1}
+    whole = search(**keys)
+    part = search(budget={"epochs": 13}, **keys)
+    go_on(part.run_id, budget={"epochs": 1000})
+    assert told(store, part.run_id) == told(store, whole.run_id)
+
+    keys = {"searcher": "random", "scheduler": "asha"}
+    whole = search(trainings.nan_for_positive, **keys)
+    part = search(trainings.nan_for_positive, budget={"epochs": 7}, **keys)
+    resumed = go_on(part.run_id, trainings.nan_for_positive, budget={"epochs": 1000})
+    # NaN is not equal to itself
+    assert str(told(store, part.run_id)) == str(told(store, whole.run_id))
+    assert resumed.best == whole.best
+
+
+def test_another_search_learns_from_the_trials_so_far(store):
+    study = search(trials=6)
+    before = told(store, study.run_id)
+    resumed = go_on(study.run_id, searcher="random", scheduler="full", trials=9)
+    after = told(store, study.run_id)
+    assert sorted(after) == list(range(9))
+    assert {trial: after[trial] for trial in before} == before
+    assert all(after[trial][1] == "FINISHED" for trial in (6, 7, 8))
+    again = go_on(study.run_id, trials=10)
+    assert sorted(told(store, study.run_id)) == list(range(10))
+    assert again.best.value <= resumed.best.value
+    assert read_study(study.run_id).scheduler == "full"
+
+
+def test_what_must_not_change_is_refused_with_what_differs(store):
+    study = search(trials=2, max_resource=1, scheduler="full")
+    other = {**trainings.SPACE, "x": {"type": "float", "low": -2.0, "high": 1.0}}
+    del other["slope"]
+    with pytest.raises(ConfigError, match=r"space: must be that of .*x was .*-1.0.*; slope is missing"):
+        Study(trainings.with_checkpoints, other, resume=study.run_id)
+    with pytest.raises(ConfigError, match=r"metric: must be as in"):
+        Study(trainings.with_checkpoints, resume=study.run_id, metric="length", mode="max")
+    with pytest.raises(ConfigError, match=r"resume: the study is about 'trainings.with_checkpoints'"):
+        Study(trainings.quick, resume=study.run_id)
+    with pytest.raises(ConfigError, match="resume: no such run"):
+        Study(trainings.quick, resume="0" * 32)
+    plain = store.create_run(store.get_run(study.run_id).info.experiment_id)
+    with pytest.raises(ConfigError, match="is not the parent run of a study"):
+        Study(trainings.quick, resume=plain.info.run_id)
+
+
+def test_a_second_driver_is_refused_until_the_first_is_gone(store, tmp_path):
+    first = Driver(
+        tmp_path, "slow", "metric='loss', mode='min', max_resource=9, trials=40, searcher='random'"
+    )
+    try:
+        run_id = wait_until_running(store, "test")
+        second = Study(trainings.slow, resume=run_id)
+        with pytest.raises(StudyError, match=rf"driven by process {first.process.pid} on .*--take-over"):
+            second.run()
+        assert first.process.poll() is None
+        first.process.send_signal(signal.SIGINT)
+        first.process.wait(60)
+    finally:
+        first.kill()
+    statuses = {status for _, status, _, _ in told(store, run_id).values()}
+    assert store.get_run(run_id).info.status == "KILLED"
+    assert "RUNNING" not in statuses
+    assert go_on(run_id, trainings.slow, trials=3, budget={"epochs": 10_000}).run_id == run_id
+
+
+def test_a_driver_that_was_taken_over_lets_go(store, monkeypatch):
+    monkeypatch.setattr("mlflow_hpo.study.RENEWAL", 0.5)
+
+    def steal(summary):
+        thief = json.dumps({"id": "thief", "host": "elsewhere", "pid": 1, "until": 1e12})
+        store.set_tag(summary().run_id, "hpo.driver", thief)
+
+    class Thief:
+        started = staticmethod(steal)
+
+        def happened(self, message): ...
+
+        def ticked(self): ...
+
+        def ended(self): ...
+
+    study = Study(trainings.slow, trainings.SPACE, listener=Thief(), **(KEYS | {"trials": 40}))
+    with pytest.raises(StudyError, match="was taken over by process 1 on elsewhere"):
+        study.run()
+    run = store.get_run(study.run_id)
+    assert json.loads(run.data.tags["hpo.driver"])["id"] == "thief"
+    assert run.info.status == "RUNNING"
+
+
+def test_the_run_that_mlflow_made_for_resuming_is_linked_and_ends_as_the_study_does(store, monkeypatch):
+    study = search(budget={"epochs": 5})
+    where = store.get_run(study.run_id).info.experiment_id
+    invocation = store.create_run(where).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", invocation)
+    go_on(study.run_id, budget={"epochs": 1000})
+    assert "MLFLOW_RUN_ID" not in os.environ
+    run = store.get_run(invocation)
+    assert (run.info.status, run.data.tags["hpo.kind"], run.data.tags["hpo.study"]) == (
+        "FINISHED", "resume", study.run_id
+    )  # fmt: skip
+    studies = store.search_runs([where], "tags.`hpo.kind` = 'study'")
+    assert [each.info.run_id for each in studies] == [study.run_id]
+    # resuming by the run of an earlier resume means the same study
+    assert go_on(invocation).run_id == study.run_id
+
+
+def test_tune_takes_it_too(store):
+    study = search(budget={"epochs": 5})
+    best = tune(trainings.with_checkpoints, resume=study.run_id, budget={"epochs": 1000})
+    assert best.value <= study.best.value
+
+
+def test_crashes_leave_no_trace_with_one_worker(store, tmp_path, request):
+    trials, kills = (60, 100) if request.config.getoption("full_size") else (12, 4)
+    keys = KEYS | {"trials": trials, "scheduler": {"name": "hyperband", "eta": 3}}
+    whole = Study(trainings.paced, trainings.SPACE, **keys, experiment="whole")
+    whole.run()
+    text = ", ".join(f"{name}={value!r}" for name, value in keys.items())
+    run_id, killed = searched_with_kills(store, tmp_path, "killed", "paced", text, kills=kills, seed=1)
+    print(f"killed {killed} times")
+    assert killed >= kills // 2
+    assert told(store, run_id) == told(store, whole.run_id)
+    assert store.get_run(run_id).data.tags["hpo.best_trial"] == str(whole.best.trial_id)
+
+
+def test_crashes_lose_and_double_nothing_with_four_workers(store, tmp_path, request):
+    trials, kills = (60, 20) if request.config.getoption("full_size") else (12, 3)
+    keys = KEYS | {"trials": trials, "workers": 4}
+    text = ", ".join(f"{name}={value!r}" for name, value in keys.items())
+    run_id, killed = searched_with_kills(
+        store, tmp_path, "killed", "paced", text, kills=kills, seed=2, begin=2.5, longest=6.0
+    )
+    print(f"killed {killed} times")
+    found = told(store, run_id)
+    assert sorted(found) == list(range(trials))
+    for params, status, tags, points in found.values():
+        assert status in ("FINISHED", "KILLED")
+        steps = [step for step, _ in points["loss"]]
+        assert sorted(steps) == list(range(1, max(steps) + 1))
+        assert int(tags["hpo.epochs"]) == max(steps)
+        config = {name: float(value) if name != "kind" else value for name, value in params.items()}
+        assert dict(points["loss"]) == {step: trainings.curve(config, step) for step in steps}
