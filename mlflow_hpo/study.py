@@ -222,11 +222,12 @@ class Study:
                 self._conclude(Path(folder))
             self._finish("KILLED" if self._interrupted else "FINISHED")
         except LeaseLostError:
-            self._tracker.leave()
+            self._tracker.abandon()
             raise
         except BaseException as error:
-            if self._replaying:
-                self._tracker.leave()
+            if self._replaying:  # nothing new has happened
+                self._tracker.abandon()
+                self._tracker.release_lease()
             else:
                 self._abort(error)
             raise

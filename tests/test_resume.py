@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import mlflow
 import pytest
@@ -160,6 +161,7 @@ def test_a_driver_that_was_taken_over_lets_go(store, monkeypatch):
     monkeypatch.setattr("mlflow_hpo.study.RENEWAL", 0.5)
 
     def steal(summary):
+        time.sleep(1.5)  # by then the study has written itself down
         thief = json.dumps({"id": "thief", "host": "elsewhere", "pid": 1, "until": 1e12})
         store.set_tag(summary().run_id, "hpo.driver", thief)
 

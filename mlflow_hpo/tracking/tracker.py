@@ -201,11 +201,13 @@ class Tracker:
                 self._writer.status(trial.run_id, "KILLED")
         self._known.clear()
 
-    def leave(self) -> None:
-        """End without a word: everything stays as it is in the store."""
+    def abandon(self) -> None:
+        """Write nothing more: everything stays as it is in the store."""
         self._writer.abandon()
+
+    def release_lease(self) -> None:
+        """Be the driver no more; where the store is away the lease runs out."""
         with contextlib.suppress(Exception):
-            self._lease.check()
             self._lease.release()
 
     def start_trial(
