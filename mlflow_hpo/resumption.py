@@ -58,6 +58,13 @@ def changes(before: StudyConfig, now: StudyConfig) -> dict[str, tuple[Any, Any]]
     return found
 
 
+def check_task(recording: Recording, task: str) -> None:
+    """Raise ConfigError where a study would go on with other data."""
+    before = recording.tags.get("hpo.task", "")
+    if before != task:
+        raise ConfigError("resume", f"the study is about {before!r:.100}, got {task!r:.100}")
+
+
 def is_other_search(found: Mapping[str, Any]) -> bool:
     """Whether these changes make another search."""
     return not found.keys().isdisjoint(OF_SEARCH)

@@ -41,10 +41,10 @@ from mlflow_hpo.metalearning.portfolio import config_key
 from mlflow_hpo.metalearning.warm_start import WarmStart
 from mlflow_hpo.optimizer import BestTrial, Optimizer
 from mlflow_hpo.recording import Recording
-from mlflow_hpo.resumption import changes, is_other_search, remember, resumed_keys
+from mlflow_hpo.resumption import changes, check_task, is_other_search, remember, resumed_keys
 from mlflow_hpo.schedulers.base import Decision
 from mlflow_hpo.space import SearchSpace
-from mlflow_hpo.tracking.history import HISTORY, WRITTEN
+from mlflow_hpo.tracking.history import HISTORY, NOTES, WRITTEN
 from mlflow_hpo.tracking.lease import RENEWAL, LeaseLostError
 from mlflow_hpo.tracking.recovery import RESUMES, read_recording, settings_path
 from mlflow_hpo.tracking.summary import CHANGED, StudySummary
@@ -52,6 +52,8 @@ from mlflow_hpo.tracking.tracker import Tracker, as_param, as_yaml, packages, wr
 from mlflow_hpo.trial import DescribedTraining
 
 TICK = 0.5  # seconds: how often limits and the view are looked at while nothing happens
+NOTES_INTERVAL = 60.0  # seconds at least between two notes for a resume,
+NOTES_GROWTH = 1.1  # and so many times the trials of the last one
 MODEL = "hpo.model"  # tag of the parent run: which trial's model is logged
 REMEMBERED = "hpo.remembered"  # tag of the parent run: so many trials are of earlier searches
 GOAL_REACHED = "goal reached"  # why a study, or a trial in it, ended
@@ -143,12 +145,8 @@ class Study:
         self._launcher = LAUNCHERS.get(config.launcher)(config.workers)
         self._train = train
         self._facts = _describe(train, config)
-        if self._recording is not None and self._recording.tags.get("hpo.task") != self._facts["data"]:
-            raise ConfigError(
-                "resume",
-                f"the study is about {self._recording.tags.get('hpo.task')!r:.100}, "
-                f"not about {self._facts['data']!r:.100}",
-            )
+        if self._recording is not None and isinstance(train, DescribedTraining):
+            check_task(self._recording, self._facts["data"])
         self._warm_start = _warm_start(config, self._facts)
         self._origins: dict[Any, str] = {}  # task and run of what was good before, by configuration
         if self._warm_start is not None:
@@ -162,7 +160,8 @@ class Study:
         self._interrupted = False
         self._history_left = False
         self._replaying = self._recording is not None
-        self._renewed = time.monotonic()
+        self._renewed = self._noted_at = time.monotonic()
+        self._noted = 0
         self._renewal: Future[None] | None = None
         self._feasibility = Feasibility(config.constraints)
 
@@ -303,6 +302,7 @@ class Study:
             for event in self._launcher.wait(TICK):
                 self._take(event)
             self._look_at_limits()
+            self._take_notes()
             if self._listener is not None:
                 self._listener.ticked()
 
@@ -466,6 +466,14 @@ class Study:
         if isinstance(self._train, DescribedTraining) and not self._interrupted:
             self._log_model(self._train, self.best, folder)
         self._books.clear_checkpoints()
+
+    def _take_notes(self) -> None:
+        """Now and then write down what there is, so that a study with many trials is resumed quickly."""
+        ended, now = len(self._books.ledger.trials), time.monotonic()
+        if self._replaying or ended < NOTES_GROWTH * self._noted or now - self._noted_at < NOTES_INTERVAL:
+            return
+        self._noted, self._noted_at = ended, now
+        self._tracker.log_later(NOTES, self._books.history())
 
     def _leave_history(self) -> None:
         """Write what later studies may learn; this one does not fail for it."""

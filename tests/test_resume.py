@@ -120,6 +120,26 @@ def test_another_search_learns_from_the_trials_so_far(store):
     assert read_study(study.run_id).scheduler == "full"
 
 
+class Bundled:
+    """Says what data it is about."""
+
+    metrics = frozenset({"loss", "length"})
+
+    def __init__(self, data):
+        self.data = data
+
+    def __call__(self, trial): ...
+
+    def prepare(self): ...
+
+    def check_params(self, space): ...
+
+    def describe(self):
+        return {"data": self.data}
+
+    def log_model(self, checkpoint, params, *, registered_model_name): ...
+
+
 def test_what_must_not_change_is_refused_with_what_differs(store):
     study = search(trials=2, max_resource=1, scheduler="full")
     other = {**trainings.SPACE, "x": {"type": "float", "low": -2.0, "high": 1.0}}
@@ -128,8 +148,9 @@ def test_what_must_not_change_is_refused_with_what_differs(store):
         Study(trainings.with_checkpoints, other, resume=study.run_id)
     with pytest.raises(ConfigError, match=r"metric: must be as in"):
         Study(trainings.with_checkpoints, resume=study.run_id, metric="length", mode="max")
-    with pytest.raises(ConfigError, match=r"resume: the study is about 'trainings.with_checkpoints'"):
-        Study(trainings.quick, resume=study.run_id)
+    wine = Bundled("wine")
+    with pytest.raises(ConfigError, match=r"resume: the study is about 'trainings.with_.*', got 'wine'"):
+        Study(wine, resume=study.run_id)
     with pytest.raises(ConfigError, match="resume: no such run"):
         Study(trainings.quick, resume="0" * 32)
     plain = store.create_run(store.get_run(study.run_id).info.experiment_id)

@@ -9,6 +9,7 @@ from typing import Any
 
 HISTORY = "history.json"  # artifact of the parent run
 WRITTEN = "hpo.history"  # tag of the parent run: how many trials the artifact holds, once it is there
+NOTES = "recovery.json"  # the same of a study that runs, made now and then, so that it is resumed quickly
 SCHEMA = 1
 
 
@@ -17,9 +18,9 @@ def written_history(trials: Iterable[Mapping[str, Any]]) -> str:
 
     Args:
         trials: of each trial ``trial``, ``run_id``, ``params`` (name -> the text that its run has),
-            ``curve``, (epoch, value) of the metric that is optimised where the trial was feasible, and
-            ``failed``, whether it came to nothing. Values that are not finite, which JSON does not know, are
-            left out.
+            ``curve``, (epoch, value) of the metric that is optimised where the trial was feasible,
+            ``reports``, how many epochs it reported, and ``failed``, whether it came to nothing. Values that
+            are not finite, which JSON does not know, are left out.
     """
     plain = [{**trial, "curve": _finite(trial["curve"])} for trial in trials]
     return json.dumps({"schema": SCHEMA, "trials": plain}, separators=(",", ":"), allow_nan=False)

@@ -20,7 +20,7 @@ from mlflow_hpo.errors import ConfigError, StudyError
 from mlflow_hpo.recording import RecordedTrial, Recording, Report
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
 from mlflow_hpo.tracking.connect import ask, ask_all, connect, impatient
-from mlflow_hpo.tracking.history import HISTORY, SCHEMA
+from mlflow_hpo.tracking.history import HISTORY, NOTES, SCHEMA
 
 CHECKPOINTS = "hpo.checkpoints"  # tag of a trial: names of its checkpoints in the store by epoch, as JSON
 RESUMES = "hpo.resumes"  # tag of the parent run: how often the study was resumed
@@ -140,17 +140,19 @@ def _written(parent: Run, names: list[str]) -> dict[str, list[tuple[int, float]]
 
     What is missing there is asked for run by run.
     """
-    if len(names) > 1 or "hpo.history" not in parent.data.tags:
+    if len(names) > 1:
         return {}
-    with contextlib.suppress(Exception), impatient():  # it only saves time
-        found = json.loads(mlflow.artifacts.load_text(f"runs:/{parent.info.run_id}/{HISTORY}"))
-        if found["schema"] == SCHEMA:
-            return {
-                trial["run_id"]: [(int(epoch), float(value)) for epoch, value in trial["curve"]]
-                for trial in found["trials"]
-                if len(trial["curve"]) == trial.get("reports")
-            }
-    return {}
+    known: dict[str, list[tuple[int, float]]] = {}
+    for path in (HISTORY, NOTES):
+        with contextlib.suppress(Exception), impatient():  # it only saves time
+            found = json.loads(mlflow.artifacts.load_text(f"runs:/{parent.info.run_id}/{path}"))
+            if found["schema"] == SCHEMA:
+                known |= {
+                    trial["run_id"]: [(int(epoch), float(value)) for epoch, value in trial["curve"]]
+                    for trial in found["trials"]
+                    if len(trial["curve"]) == trial.get("reports")
+                }
+    return known
 
 
 def _trial(

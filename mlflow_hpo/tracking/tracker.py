@@ -286,6 +286,10 @@ class Tracker:
         """Write a text artifact to the parent run."""
         self._log_text(path, text)
 
+    def log_later(self, path: str, text: str) -> None:
+        """Write a text artifact to the parent run in the background; a failure is told, not raised."""
+        self._in_background(f"cannot write {path}", self._log_text, path, text)
+
     def flush(self) -> None:
         """Wait until everything is written. Raises StudyError if the store refuses it."""
         self._writer.flush()
