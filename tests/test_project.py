@@ -95,6 +95,27 @@ def test_main_is_a_search_in_the_run_that_mlflow_made(
     assert {run.info.status for run in children} == {"FINISHED", "KILLED"}
 
 
+def test_a_study_goes_on_through_mlflow_run(project: Path, store: MlflowClient) -> None:
+    done = mlflow_run(project, store, trials=3, **SMALL)
+    assert done.returncode == 0, done.stdout
+    study, _ = parent_and_children(store)
+    run_id = study.info.run_id
+    done = mlflow_run(project, store, resume=run_id, trials=5)
+    assert done.returncode == 0, done.stdout
+    assert "trials was 3, is now 5" in done.stdout
+    alone = [run for run in store.search_runs(["0"]) if "mlflow.parentRunId" not in run.data.tags]
+    invocation, study = sorted(alone, key=lambda run: run.info.run_id == run_id)
+    assert (invocation.info.status, study.info.status) == ("FINISHED", "FINISHED")
+    assert invocation.data.tags["hpo.kind"] == "resume"
+    assert invocation.data.tags["hpo.study"] == run_id
+    trials = store.search_runs(["0"], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    assert sorted(int(run.data.tags["hpo.trial"]) for run in trials) == list(range(5))
+
+    done = mlflow_run(project, store, resume=run_id, data="wine")
+    assert done.returncode != 0
+    assert "data: must be as in the study which is resumed" in done.stdout
+
+
 def test_bad_input_fails_the_run_and_starts_no_trial(project: Path, store: MlflowClient) -> None:
     done = mlflow_run(project, store, trials=0)
     assert done.returncode != 0
