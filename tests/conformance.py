@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlflow_hpo.optimizer import Job, Optimizer, TrialState
@@ -168,6 +169,39 @@ class Conformance:
     def test_hands_out_256_trials_at_once(self) -> None:
         optimizer = self.optimizer(self.scaled(300))
         assert len(drive(optimizer, workers=self.scaled(256))) >= self.scaled(300)
+
+    def test_gone_through_again_it_goes_on_alike(self) -> None:
+        first = drive(self.optimizer(self.scaled(40)), failures=0.05)
+        again = self.optimizer(self.scaled(40))
+        again.recall({job.trial_id: job.config for job in first if job.trial_id < self.scaled(25)})
+        assert drive(again, failures=0.05) == first
+
+    def test_gone_through_again_what_was_tried_counts(self) -> None:
+        tried = {trial: SPACE.sample(np.random.default_rng(trial)) for trial in range(5, self.scaled(20))}
+        optimizer = self.optimizer(self.scaled(40))
+        optimizer.recall(tried)
+        jobs = drive(optimizer, workers=3, failures=0.05)
+        assert {job.trial_id: job.config for job in jobs if job.trial_id in tried} == tried
+
+    def test_learns_from_trials_of_another_search(self) -> None:
+        optimizer = self.optimizer(self.scaled(40))
+        before = self.scaled(20)
+        for trial in range(before):
+            config = SPACE.sample(np.random.default_rng(trial))
+            curve = [(epoch, math.nan if trial == 3 else error(config, epoch)) for epoch in (1, 2, 3, 9)]
+            reason = "crashed" if trial == 2 else None
+            assert optimizer.remember(config, curve[: 1 + trial % 4], reason) == trial
+        assert optimizer.trials[0].state is TrialState.STOPPED
+        assert optimizer.trials[2].state is TrialState.FAILED
+        assert optimizer.trials[3].state is TrialState.FINISHED
+        finite = [each.best_value for each in optimizer.trials.values() if each.best_value is not None]
+        assert optimizer.best.value == min(finite)
+        jobs = []
+        while (job := optimizer.ask()) is not None:
+            jobs.append(job)
+            optimizer.report(job.trial_id, job.stop, error(job.config, job.stop))
+            optimizer.complete(job.trial_id)
+        assert {job.trial_id for job in jobs} == set(range(before, self.scaled(40)))
 
     def test_a_single_trial(self) -> None:
         drive(self.optimizer(1))
