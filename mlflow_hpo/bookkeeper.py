@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 
 from mlflow_hpo.config import StudyConfig
@@ -15,7 +16,7 @@ from mlflow_hpo.recording import BROKEN_OFF, RecordedTrial
 from mlflow_hpo.tracking.history import written_history
 from mlflow_hpo.tracking.recovery import CHECKPOINTS, SAMPLES
 from mlflow_hpo.tracking.summary import StudySummary, TrialSummary, best_metric
-from mlflow_hpo.tracking.tracker import Tracker, as_yaml
+from mlflow_hpo.tracking.tracker import Tracker, TrialRun, as_yaml
 
 ANOTHER_SEARCH = "the study went on with another search"
 STATUS = {TrialState.PAUSED: "SCHEDULED", TrialState.FINISHED: "FINISHED", TrialState.STOPPED: "KILLED"}
@@ -51,7 +52,8 @@ class Bookkeeper:
         """Book a trial of an earlier search of this study; it is over."""
         record = self._optimizer.trials[trial.trial_id]
         job = Job(trial.trial_id, dict(record.config), 0, max(trial.reached, 1), 0, trial.rung)
-        entry = self.entry_for(job, slot, int(trial.tags.get("hpo.seed", "0")))
+        run = self.run_for(job, int(trial.tags.get("hpo.seed", "0"))).result()
+        entry = self.started(job, run, slot)
         for report in trial.reports:
             self.ledger.trained(trial.trial_id, report.epoch)
             broken = trial.tags.get("hpo.infeasible", "")
@@ -61,21 +63,26 @@ class Bookkeeper:
         entry.reason = trial.reason or ("" if entry.status == "FINISHED" else ANOTHER_SEARCH)
         self._write_end(trial.trial_id)
 
-    def entry_for(self, job: Job, slot: Slot, seed: int) -> TrialEntry:
-        """Return the entry of a job that is about to start in `slot`; its run is RUNNING."""
+    def run_for(self, job: Job, seed: int) -> Future[TrialRun]:
+        """Return the run of a job that is about to start, once it is there."""
         entry = self.ledger.trials.get(job.trial_id)
         if entry is None:
             params = self._config.space.format(job.config)
-            run_id, location = self._tracker.start_trial(
+            return self._tracker.start_trial(
                 job.trial_id, params, bracket=job.bracket, rung=job.rung, seed=seed
             )
-            entry = self.ledger.started(job, run_id, location, slot)
-            if (known := self._known.pop(job.trial_id, None)) is not None:
-                entry.checkpoints, entry.samples = dict(known.checkpoints), known.samples
-            return entry
         self._tracker.status(entry.run_id, "RUNNING")
         self._tracker.tags(entry.run_id, {"hpo.rung": str(job.rung)})
-        return self.ledger.started(job, entry.run_id, entry.location, slot)
+        done: Future[TrialRun] = Future()
+        done.set_result(TrialRun(entry.run_id, entry.location))
+        return done
+
+    def started(self, job: Job, run: TrialRun, slot: Slot) -> TrialEntry:
+        """Book a job that starts in `slot`; its run is RUNNING."""
+        entry = self.ledger.started(job, run.run_id, run.location, slot)
+        if (known := self._known.pop(job.trial_id, None)) is not None:
+            entry.checkpoints, entry.samples = dict(known.checkpoints), known.samples
+        return entry
 
     def reported(
         self, trial_id: int, epoch: int, metrics: Mapping[str, float], time: float, *, broken: str

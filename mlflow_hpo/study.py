@@ -12,7 +12,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Unpack
 
@@ -31,6 +33,7 @@ from mlflow_hpo.launchers.base import (
     Outcome,
     Reported,
     Sampled,
+    Slot,
     Trainable,
     TrialJob,
     Warned,
@@ -39,7 +42,7 @@ from mlflow_hpo.launchers.replay import ReplayLauncher
 from mlflow_hpo.ledger import TrialEntry
 from mlflow_hpo.metalearning.portfolio import config_key
 from mlflow_hpo.metalearning.warm_start import WarmStart
-from mlflow_hpo.optimizer import BestTrial, Optimizer
+from mlflow_hpo.optimizer import BestTrial, Job, Optimizer
 from mlflow_hpo.recording import Recording
 from mlflow_hpo.resumption import changes, check_task, is_other_search, remember, resumed_keys
 from mlflow_hpo.schedulers.base import Decision
@@ -48,10 +51,11 @@ from mlflow_hpo.tracking.history import HISTORY, NOTES, WRITTEN
 from mlflow_hpo.tracking.lease import RENEWAL, LeaseLostError
 from mlflow_hpo.tracking.recovery import RESUMES, read_recording, settings_path
 from mlflow_hpo.tracking.summary import CHANGED, StudySummary
-from mlflow_hpo.tracking.tracker import Tracker, as_param, as_yaml, packages, writable
+from mlflow_hpo.tracking.tracker import Tracker, TrialRun, as_param, as_yaml, packages, writable
 from mlflow_hpo.trial import DescribedTraining
 
 TICK = 0.5  # seconds: how often limits and the view are looked at while nothing happens
+START_PATIENCE = 2.0  # seconds that all wait for a run to be made, before the others go on without it
 NOTES_INTERVAL = 60.0  # seconds at least between two notes for a resume,
 NOTES_GROWTH = 1.1  # and so many times the trials of the last one
 MODEL = "hpo.model"  # tag of the parent run: which trial's model is logged
@@ -76,6 +80,16 @@ class Listener(Protocol):
 
     def ended(self) -> None:
         """The study is over and everything is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Starting:
+    """A job that is about to start in a slot, as soon as its run is there."""
+
+    slot: Slot
+    job: Job
+    seed: int
+    run: Future[TrialRun]
 
 
 class Study:
@@ -159,6 +173,7 @@ class Study:
         self._overdue: set[int] = set()  # trials that did not make it by then
         self._interrupted = False
         self._history_left = False
+        self._starting: _Starting | None = None
         self._replaying = self._recording is not None
         self._renewed = self._noted_at = time.monotonic()
         self._noted = 0
@@ -296,7 +311,8 @@ class Study:
         while True:
             if not self._stopping:
                 self._hand_out()
-            if not running:
+            if not running and (self._stopping or self._starting is None):
+                self._give_up_starting()
                 self._go_live()
                 return
             for event in self._launcher.wait(TICK):
@@ -307,18 +323,40 @@ class Study:
                 self._listener.ticked()
 
     def _hand_out(self) -> None:
-        while (slot := self._launcher.free_slot) is not None and (job := self.optimizer.ask()) is not None:
+        """Fill the free slots. Where the store is away, the next trial waits for its run; others go on."""
+        while self._starting is None or self._start(self._starting):
+            slot = self._launcher.free_slot
+            if slot is None or (job := self.optimizer.ask()) is None:
+                return
             seed = trial_seed(self.config.seed, job.trial_id)
-            entry = self._books.entry_for(job, slot, seed)
-            if job.start == 0 and (origin := self._origins.pop(config_key(job.config), None)):
-                self._tracker.tags(entry.run_id, {"hpo.warm_start": origin})
-            self._launcher.submit(
-                slot,
-                TrialJob(
-                    *(job.trial_id, job.config, job.start, job.stop, seed),
-                    *(entry.location, entry.samples, job.rung),
-                ),
-            )
+            self._starting = _Starting(slot, job, seed, self._books.run_for(job, seed))
+            futures.wait([self._starting.run], START_PATIENCE)
+
+    def _start(self, starting: _Starting) -> bool:
+        """Hand a job to its slot, if its run is there; return whether it is."""
+        if not starting.run.done():
+            return False
+        self._starting = None
+        job, run = starting.job, starting.run.result()
+        entry = self._books.started(job, run, starting.slot)
+        if job.start == 0 and (origin := self._origins.pop(config_key(job.config), None)):
+            self._tracker.tags(entry.run_id, {"hpo.warm_start": origin})
+        self._launcher.submit(
+            starting.slot,
+            TrialJob(
+                *(job.trial_id, job.config, job.start, job.stop, starting.seed),
+                *(entry.location, entry.samples, job.rung),
+            ),
+        )
+        return True
+
+    def _give_up_starting(self) -> None:
+        """Leave a run that came too late for its job in a true state; the job is handed out on a resume."""
+        starting, self._starting = self._starting, None
+        if starting is not None and starting.run.done() and starting.run.exception() is None:
+            self._books.started(starting.job, starting.run.result(), starting.slot)
+            self._books.ledger.ended(starting.job.trial_id, 0.0)
+            self._books.interrupted(starting.job.trial_id)
 
     def _take(self, event: Event) -> None:
         entry = self._books.ledger.trials[event.trial_id]

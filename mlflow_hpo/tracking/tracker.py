@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlflow
 import yaml
@@ -60,6 +60,13 @@ class WorkerServices:
     def monitor(self) -> MachineMonitor:
         """Open the machine's monitor."""
         return MachineMonitor()
+
+
+class TrialRun(NamedTuple):
+    """The run of a trial, and the root of its artifacts."""
+
+    run_id: str
+    location: str
 
 
 class Tracker:
@@ -212,15 +219,10 @@ class Tracker:
 
     def start_trial(
         self, trial_id: int, params: Mapping[str, str], *, bracket: int, rung: int, seed: int
-    ) -> tuple[str, str]:
-        """Create the nested run of a trial, if there is none; return its run id and artifact root."""
+    ) -> Future[TrialRun]:
+        """Create the nested run of a trial, if there is none, in the background."""
         if (known := self._known.pop(trial_id, None)) is not None:
-            self._writer.params(known.run_id, params)
-            self._writer.status(known.run_id, "RUNNING")
-            self._writer.tags(
-                known.run_id, {"hpo.rung": str(rung), **({"hpo.stop_reason": ""} if known.reason else {})}
-            )
-            return known.run_id, known.location
+            return self._started_again(known, params, rung)
         tags = {
             **self._context,
             MLFLOW_PARENT_RUN_ID: self.run_id,
@@ -230,13 +232,24 @@ class Tracker:
             "hpo.rung": str(rung),
             "hpo.seed": str(seed),
         }
-        made = self._writer.call(
-            self._client.create_run, self.experiment_id, tags=tags, run_name=f"trial-{trial_id:04d}"
-        )
-        run = ask("MLFLOW_TRACKING_URI: cannot create the run of a trial", made.result)
-        run_id, location = run.info.run_id, run.info.artifact_uri
-        self._writer.params(run_id, params)
-        return run_id, location
+
+        def create() -> TrialRun:
+            problem = "MLFLOW_TRACKING_URI: cannot create the run of a trial"
+            name = f"trial-{trial_id:04d}"
+            run = ask(problem, self._client.create_run, self.experiment_id, tags=tags, run_name=name)
+            self._writer.params(run.info.run_id, params)
+            return TrialRun(run.info.run_id, run.info.artifact_uri)
+
+        return self._writer.call(create)
+
+    def _started_again(self, known: RecordedTrial, params: Mapping[str, str], rung: int) -> Future[TrialRun]:
+        self._writer.params(known.run_id, params)
+        self._writer.status(known.run_id, "RUNNING")
+        cleared = {"hpo.stop_reason": ""} if known.reason else {}
+        self._writer.tags(known.run_id, {"hpo.rung": str(rung), **cleared})
+        done: Future[TrialRun] = Future()
+        done.set_result(TrialRun(known.run_id, known.location))
+        return done
 
     def metrics(self, run_id: str, values: Mapping[str, float], *, step: int, time: float) -> None:
         """Log metrics of one step; `time` in seconds since 1970."""
