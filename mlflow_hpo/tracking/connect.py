@@ -15,6 +15,7 @@ import mlflow
 from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.errors import HpoError, StudyError
+from mlflow_hpo.tracking.transport import hasten
 
 if TYPE_CHECKING:
     from mlflow.store.entities import PagedList
@@ -33,7 +34,8 @@ IMPATIENT = {  # MLflow's own settings for stores that have not been seen to wor
 def connect() -> MlflowClient:
     """Return a client of the tracking store that MLflow's own settings name.
 
-    MLflow alone would try an unusable store again for minutes; this tells within seconds.
+    MLflow alone would try an unusable store again for minutes; this tells within seconds. From then on what
+    this process asks of that store is quicker than MLflow makes it: see `transport`.
 
     Raises:
         StudyError: the store is unreachable.
@@ -44,6 +46,7 @@ def connect() -> MlflowClient:
     uri = mlflow.get_tracking_uri()
     problem = f"MLFLOW_TRACKING_URI: cannot use {public_uri(uri)}"
     _reach("MLFLOW_TRACKING_URI", uri)
+    hasten(uri)
     with impatient():
         if urlsplit(uri).scheme.split("+")[0] in PORTS.keys() - {"http", "https"}:
             ask(problem, _log_in, uri)
@@ -165,6 +168,18 @@ def public_uri(uri: str) -> str:
     if "@" not in parts.netloc:
         return uri
     return urlsplit(uri)._replace(netloc=parts.netloc.rsplit("@", 1)[1]).geturl()
+
+
+def store_name(uri: str) -> str:
+    """Return what tells the store of `uri` from others, wherever this process was started; no password.
+
+    >>> store_name("sqlite:////data/mlflow.db"), store_name("http://me:secret@mlflow.example/")
+    ('sqlite:////data/mlflow.db', 'http://mlflow.example')
+    """
+    path = uri.removeprefix("sqlite:///")
+    if path != uri and not path.startswith((":", "file:")):
+        return f"sqlite:///{os.path.realpath(path)}"
+    return public_uri(uri).rstrip("/")
 
 
 def without_passwords(text: str) -> str:

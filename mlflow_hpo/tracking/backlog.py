@@ -1,0 +1,158 @@
+"""Backlog: what waits to be written to the tracking store, in memory and on disk, in order."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+
+from mlflow_hpo.tracking.batch import Batch
+from mlflow_hpo.tracking.spool import Spool
+
+INTERVAL = 1.0  # seconds for which the values of a run are gathered
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Waiting:
+    """What waits to be written to one run; times in monotonic seconds."""
+
+    since: float
+    batch: Batch = field(default_factory=Batch)
+    failures: int = 0  # in a row
+    refusals: int = 0  # of these, while the store took other writes
+    seen: int = 0  # writes that the store had taken at the last failure
+    not_before: float = 0.0
+
+
+@dataclass(slots=True)
+class Flight:
+    """What is being written to one run."""
+
+    waiting: Waiting
+    from_spool: bool
+    begun: float
+    copied: bool = False  # it is in the spool, too
+
+
+class Backlog:
+    """Batches by run: those in memory are newer than those in the spool, which are written first.
+
+    A run is in one flight at a time. Not thread-safe, and neither waits nor writes to the store.
+
+    Args:
+        spool: where to put what memory cannot hold, or what is to outlive the process.
+        capacity: values that memory may hold.
+    """
+
+    def __init__(self, spool: Spool, capacity: int) -> None:
+        self.spool = spool
+        self.flights: dict[str, Flight] = {}
+        self.size = 0  # values in the buffers
+        self._capacity = capacity
+        self._buffers: dict[str, Waiting] = {}
+        self._chunk: dict[str, Waiting] = {}  # read from the spool
+        self._spool_fails = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything is written."""
+        return not (self._buffers or self.flights or self._spooled)
+
+    @property
+    def full(self) -> bool:
+        """Whether memory holds as much as it may."""
+        return self.size >= self._capacity
+
+    @property
+    def _spooled(self) -> bool:
+        return bool(self._chunk) or self.spool.unread
+
+    def add(self, run_id: str, batch: Batch) -> bool:
+        """Take in values; return whether there was nothing in memory before."""
+        first = not self._buffers
+        waiting = self._buffers.get(run_id)
+        if waiting is None:
+            waiting = self._buffers[run_id] = Waiting(time.monotonic())
+        before = len(waiting.batch)
+        waiting.batch.add(batch)
+        self.size += len(waiting.batch) - before
+        return first
+
+    def take(self, at_once: bool) -> tuple[str, Flight] | None:
+        """Return a run that is due and its flight, which has to end by `done` or `back`."""
+        now = time.monotonic()
+        spooled = self._spooled
+        if spooled and not self._chunk:
+            batches = self.spool.read(self._capacity)
+            self._chunk = {run_id: Waiting(now, batch) for run_id, batch in batches.items()}
+        source = self._chunk if spooled else self._buffers
+        for run_id, waiting in source.items():
+            if not (spooled or at_once or now >= waiting.since + INTERVAL):
+                break  # so are all that came later
+            if run_id not in self.flights and now >= waiting.not_before:
+                del source[run_id]
+                if not spooled:
+                    self.size -= len(waiting.batch)
+                flight = self.flights[run_id] = Flight(waiting, spooled, now)
+                return run_id, flight
+        return None
+
+    def done(self, run_id: str) -> None:
+        """End a flight that has written everything."""
+        del self.flights[run_id]
+        if self.spool.path is not None and not (
+            self._spooled or any(flight.from_spool for flight in self.flights.values())
+        ):
+            self.spool.remove()
+
+    def back(self, run_id: str) -> None:
+        """End a flight that has failed: what it has not written waits again, before what came later."""
+        flight = self.flights.pop(run_id)
+        waiting = flight.waiting
+        if flight.from_spool:
+            self._chunk[run_id] = waiting
+        elif not flight.copied:
+            self.size += len(waiting.batch)
+            if (newer := self._buffers.pop(run_id, None)) is not None:
+                self.size -= len(newer.batch) + len(waiting.batch)
+                waiting.batch.add(newer.batch)
+                self.size += len(waiting.batch)
+            self._buffers = {run_id: waiting, **self._buffers}
+
+    def spill(self) -> bool:
+        """Put everything in memory on the disk; return whether that was possible."""
+        flights = [
+            (run_id, flight)
+            for run_id, flight in self.flights.items()
+            if not (flight.from_spool or flight.copied)
+        ]
+        batches = [(run_id, flight.waiting.batch) for run_id, flight in flights]
+        batches += [(run_id, waiting.batch) for run_id, waiting in self._buffers.items()]
+        if not any(len(batch) for _, batch in batches):
+            return True
+        try:
+            room = self.spool.append(batches)
+        except OSError as error:
+            room = False
+            if not self._spool_fails:
+                logger.warning("values cannot be kept on disk: %s", error)
+            self._spool_fails = True
+        if not room:
+            return False
+        for _, flight in flights:
+            flight.copied = True
+        self._buffers.clear()
+        self.size = 0
+        return True
+
+    def until_due(self) -> float:
+        """Return for how many seconds nothing is due, at most `INTERVAL`."""
+        now = time.monotonic()
+        if self._chunk:
+            waits = [waiting.not_before - now for waiting in self._chunk.values()]
+        else:
+            first = next(iter(self._buffers.values()), None)
+            waits = [] if first is None else [max(first.since + INTERVAL, first.not_before) - now]
+        return min([INTERVAL, *(max(0.01, wait) for wait in waits)])
