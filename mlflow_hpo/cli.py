@@ -161,6 +161,24 @@ def show(run_id: str, debug: bool) -> None:
             click.echo(line)
 
 
+@main.command()
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def sync(debug: bool) -> None:
+    """Write what drivers on this machine had to keep on disk, as the tracking store was away.
+
+    Studies that are at work do so by themselves, and `resume` does it for its study. Nothing is written
+    twice.
+    """
+    with reported(debug):
+        from mlflow_hpo.tracking.sync import sync as write_spools
+
+        done = write_spools()
+        for line in done.lines():
+            click.echo(line)
+        if done.refused:
+            sys.exit(RUNTIME)
+
+
 def _asked(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a command that asks what earlier studies taught."""
     options = [

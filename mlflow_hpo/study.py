@@ -174,6 +174,7 @@ class Study:
         self._interrupted = False
         self._history_left = False
         self._starting: _Starting | None = None
+        self._away: float | None = None  # seconds for which the tracking store has been away
         self._replaying = self._recording is not None
         self._renewed = self._noted_at = time.monotonic()
         self._noted = 0
@@ -439,6 +440,7 @@ class Study:
                 raise KeyboardInterrupt
             return
         self._look_at_lease()
+        self._look_at_store()
         now, ledger = time.monotonic(), self._books.ledger
         if not self._stopping and (why := "interrupted" if self._interrupted else ledger.exhausted()):
             self._stop(why)
@@ -461,6 +463,16 @@ class Study:
         if self._renewal is None and time.monotonic() - self._renewed > RENEWAL:
             self._renewed = time.monotonic()
             self._renewal = self._tracker.renew_lease()
+
+    def _look_at_store(self) -> None:
+        """Say when the tracking store goes away and comes back; running trials go on meanwhile."""
+        before, self._away = self._away, self._tracker.away
+        if before is None and self._away is not None:
+            self._warn("the tracking store is away: what is measured is kept on disk, new trials wait")
+        elif before is not None and self._away is None:
+            message = f"the tracking store was away for {before:.0f} seconds"
+            self._tracker.tags(self.run_id, {"hpo.warning": message})
+            self._warn(f"{message}; nothing is lost")
 
     def _stop(self, reason: str) -> None:
         """Hand out no more jobs, and pause the running ones."""

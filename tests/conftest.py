@@ -39,6 +39,7 @@ def store(empty_store, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "test")
     monkeypatch.setenv("MLFLOW_HPO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_HPO_SPOOL", str(tmp_path / "spool"))
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     # mlflow.set_experiment leaves its choice in both; the next test has a store of its own
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "")

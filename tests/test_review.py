@@ -210,13 +210,15 @@ def test_who_waits_for_a_run_when_the_store_breaks_is_told(monkeypatch):
             raise MlflowException("no", error_code=mlflow.exceptions.INVALID_PARAMETER_VALUE)
 
     store = Store()
-    writer = Writer(store)
+    writer = Writer(store, threads=1)
     writer.tags("run", {"a": "1"})
     assert store.writing.wait(10)
-    future = writer.call(lambda: 1)
+    future = writer.create_run("0", tags={}, run_name="trial-0000")
     store.go.set()
     with pytest.raises(Exception, match="no"):
         future.result(10)
+    with pytest.raises(StudyError, match="no"):
+        writer.call(lambda: 1)
     writer.close()
 
 

@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from mlflow.entities import Run
+
 from mlflow_hpo.recording import RecordedTrial, Recording
 from mlflow_hpo.tracking.lease import DRIVER
 from mlflow_hpo.tracking.writer import Writer
@@ -94,6 +96,10 @@ class KnownRunsWriter:
         """Make a call of the store, as the writer does."""
         return self._writer.call(function, *args, **kwargs)
 
+    def create_run(self, experiment_id: str, *, tags: Mapping[str, str], run_name: str) -> Future[Run]:
+        """Create a run, as the writer does."""
+        return self._writer.create_run(experiment_id, tags=tags, run_name=run_name)
+
     def flush(self) -> None:
         """Wait until everything handed over so far is written."""
         self._writer.flush()
@@ -105,6 +111,11 @@ class KnownRunsWriter:
     def abandon(self) -> None:
         """End the writer without writing what is left."""
         self._writer.abandon()
+
+    @property
+    def away(self) -> float | None:
+        """For how many seconds the store has been away; None while it answers."""
+        return self._writer.away
 
     @property
     def failed(self) -> bool:

@@ -21,6 +21,8 @@ from mlflow_hpo.recording import RecordedTrial, Recording, Report
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
 from mlflow_hpo.tracking.connect import ask, ask_all, connect, impatient
 from mlflow_hpo.tracking.history import HISTORY, NOTES, SCHEMA
+from mlflow_hpo.tracking.spool import spool_folder
+from mlflow_hpo.tracking.sync import sync
 
 CHECKPOINTS = "hpo.checkpoints"  # tag of a trial: names of its checkpoints in the store by epoch, as JSON
 RESUMES = "hpo.resumes"  # tag of the parent run: how often the study was resumed
@@ -50,6 +52,8 @@ def read_recording(run_id: str) -> Recording:
         StudyError: the stores are unreachable, or what they hold is damaged.
     """
     client = connect()
+    if (left := spool_folder() / run_id).is_dir():  # what a driver on this machine could not write any more
+        sync(left, client)
     try:
         parent = client.get_run(run_id)
     except MlflowException as error:

@@ -25,6 +25,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.tracking.context import registry as run_context
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
+from mlflow_hpo.errors import StudyError
 from mlflow_hpo.recording import RecordedTrial, Recording
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
 from mlflow_hpo.tracking.connect import (
@@ -102,7 +103,7 @@ class Tracker:
         self.experiment_id: str = parent.info.experiment_id
         self.artifact_uri: str = parent.info.artifact_uri
         self.services = WorkerServices(self.tracking_uri)
-        self._writer: Writer | KnownRunsWriter = Writer(client)
+        self._writer: Writer | KnownRunsWriter = Writer(client, study=self.run_id)
         self._known: dict[int, RecordedTrial] = {}
         if recording is not None:
             self._writer = KnownRunsWriter(self._writer, recording)
@@ -196,6 +197,11 @@ class Tracker:
         self._writer.tags(self.run_id, {**tags, "hpo.stop_reason": ""})
         self._writer.status(self.run_id, "RUNNING")
 
+    @property
+    def away(self) -> float | None:
+        """For how many seconds the tracking store has been away; None while it answers."""
+        return self._writer.away
+
     def renew_lease(self) -> Future[None]:
         """Go on being the driver, in the background; the future raises LeaseLostError where it is not."""
         return self._writer.call(self._lease.renew)
@@ -233,14 +239,21 @@ class Tracker:
             "hpo.seed": str(seed),
         }
 
-        def create() -> TrialRun:
-            problem = "MLFLOW_TRACKING_URI: cannot create the run of a trial"
-            name = f"trial-{trial_id:04d}"
-            run = ask(problem, self._client.create_run, self.experiment_id, tags=tags, run_name=name)
-            self._writer.params(run.info.run_id, params)
-            return TrialRun(run.info.run_id, run.info.artifact_uri)
+        started: Future[TrialRun] = Future()
 
-        return self._writer.call(create)
+        def made(creation: Future[Run]) -> None:
+            problem = "MLFLOW_TRACKING_URI: cannot create the run of a trial"
+            try:
+                run = ask(problem, creation.result)
+                self._writer.params(run.info.run_id, params)
+            except StudyError as error:
+                started.set_exception(error)
+            else:
+                started.set_result(TrialRun(run.info.run_id, run.info.artifact_uri))
+
+        name = f"trial-{trial_id:04d}"
+        self._writer.create_run(self.experiment_id, tags=tags, run_name=name).add_done_callback(made)
+        return started
 
     def _started_again(self, known: RecordedTrial, params: Mapping[str, str], rung: int) -> Future[TrialRun]:
         self._writer.params(known.run_id, params)

@@ -195,18 +195,25 @@ class Writer:
             self._leave = True
             self._refuse(self._error or StudyError("the tracking store is away"))
             self._changed.notify_all()
+        self._end()
+        with self._changed:
+            self._backlog.spool.close()
+
+    def _end(self) -> None:
         self._stop.set()
         deadline = time.monotonic() + AWAY  # a thread that still waits for an answer ends with the process
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        with self._changed:
-            self._backlog.spool.close()
 
     def abandon(self) -> None:
-        """End the thread without writing what is left."""
+        """End the threads without writing what is left, nor keeping it."""
         with self._changed:
-            self._buffers, self._calls, self._size = {}, [], 0
-        self.close()
+            self._closed = self._leave = True
+            self._refuse(StudyError("the study is left alone"))
+            self._changed.notify_all()
+        self._end()
+        with self._changed:
+            self._backlog.spool.remove()
 
     def check(self) -> None:
         """Raise if the store refused something for good."""
