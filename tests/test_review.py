@@ -278,7 +278,7 @@ def test_a_running_study_can_be_read_before_a_trials_params_are_there(store):
 def test_the_parent_can_be_active_whatever_experiment_is(store, monkeypatch):
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
     mine = mlflow.set_experiment("mine")
-    tracker = Tracker(experiment="other", name=None, tags={}, params={}, artifacts={})
+    tracker = Tracker.begin(experiment="other", name=None, tags={}, params={}, artifacts={})
     with tracker.active():
         mlflow.log_metric("quality", 1.0)
     tracker.close()
