@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ from typing import Any, Protocol, Unpack
 
 import numpy as np
 
-from mlflow_hpo.auto import Choice, choose, is_auto, named
+from mlflow_hpo.auto import choose, is_auto, named
 from mlflow_hpo.bookkeeper import Bookkeeper
 from mlflow_hpo.config import StudyConfig, StudyKeys
 from mlflow_hpo.errors import ConfigError, CorruptCheckpointError, StudyError
@@ -42,7 +41,8 @@ from mlflow_hpo.launchers.replay import ReplayLauncher
 from mlflow_hpo.ledger import TrialEntry
 from mlflow_hpo.metalearning.portfolio import config_key
 from mlflow_hpo.metalearning.warm_start import WarmStart
-from mlflow_hpo.optimizer import BestTrial, Job, Optimizer
+from mlflow_hpo.optimizer import BestTrial, Job
+from mlflow_hpo.preparation import describe, make_optimizer, mined_warm_start, parent_run
 from mlflow_hpo.recording import Recording
 from mlflow_hpo.resumption import changes, check_task, is_other_search, remember, resumed_keys
 from mlflow_hpo.schedulers.base import Decision
@@ -51,7 +51,7 @@ from mlflow_hpo.tracking.history import HISTORY, NOTES, WRITTEN
 from mlflow_hpo.tracking.lease import RENEWAL, LeaseLostError
 from mlflow_hpo.tracking.recovery import RESUMES, read_recording, settings_path
 from mlflow_hpo.tracking.summary import CHANGED, StudySummary
-from mlflow_hpo.tracking.tracker import Tracker, TrialRun, as_param, as_yaml, packages, writable
+from mlflow_hpo.tracking.tracker import Tracker, TrialRun, as_yaml, writable
 from mlflow_hpo.trial import DescribedTraining
 
 TICK = 0.5  # seconds: how often limits and the view are looked at while nothing happens
@@ -155,13 +155,13 @@ class Study:
         self._changes = (
             {} if self._recording is None else changes(StudyConfig.parse(self._recording.keys), config)
         )
-        self.optimizer = _optimizer(config)
+        self.optimizer = make_optimizer(config)
         self._launcher = LAUNCHERS.get(config.launcher)(config.workers)
         self._train = train
-        self._facts = _describe(train, config)
+        self._facts = describe(train, config)
         if self._recording is not None and isinstance(train, DescribedTraining):
             check_task(self._recording, self._facts["data"])
-        self._warm_start = _warm_start(config, self._facts)
+        self._warm_start = mined_warm_start(config, self._facts)
         self._origins: dict[Any, str] = {}  # task and run of what was good before, by configuration
         if self._warm_start is not None:
             self._begin_with(self._warm_start)
@@ -211,7 +211,7 @@ class Study:
             raise StudyError("a study runs once: make a new one")
         self._begun = True
         if self._recording is None:
-            about = _parent_run(self.config, self._facts, self._choice, self._warm_start)
+            about = parent_run(self.config, self._facts, self._choice, self._warm_start)
             self._tracker = Tracker.begin(**about)
         else:
             self._tracker = Tracker.resume(self._recording, take_over=self._take_over)
@@ -258,7 +258,7 @@ class Study:
         """Let the optimizer know the history, and record which studies it comes from."""
         self._origins = warm_start.origins()
         self.config = self.config.model_copy(update={"warm_start": warm_start.studies})
-        self.optimizer = _optimizer(self.config, warm_start)
+        self.optimizer = make_optimizer(self.config, warm_start)
 
     # --- resuming
 
@@ -658,101 +658,3 @@ def trial_seed(seed: int, trial_id: int) -> int:
     (3964924996, 3141116543, 1189033389)
     """
     return int(np.random.SeedSequence([seed, trial_id]).generate_state(1)[0])
-
-
-def _describe(train: Trainable, config: StudyConfig) -> dict[str, str]:
-    """Check a study against training code that describes itself; return what it says of its data."""
-    if not isinstance(train, DescribedTraining):
-        while isinstance(train, functools.partial):
-            train = train.func
-        name = getattr(train, "__name__", type(train).__name__)
-        return {"data": f"{getattr(train, '__module__', '')}.{name}".removeprefix("__main__.")}
-    train.check_params(config.space)
-    train.prepare()
-    if config.metric.name not in train.metrics:
-        raise ConfigError(
-            "metric.name",
-            f"must be one that the training logs ({', '.join(sorted(train.metrics))}), "
-            f"got {config.metric.name!r}",
-        )
-    for index, constraint in enumerate(config.constraints):
-        if constraint.metric not in train.metrics:
-            raise ConfigError(
-                f"constraints[{index}]",
-                f"must be on a metric that the training logs ({', '.join(sorted(train.metrics))}), "
-                f"got {str(constraint)!r}",
-            )
-    return dict(train.describe())
-
-
-def _optimizer(config: StudyConfig, warm_start: WarmStart | None = None) -> Optimizer:
-    return Optimizer(
-        config.space,
-        mode=config.metric.mode,
-        searcher=config.searcher,
-        scheduler=config.scheduler,
-        min_resource=config.min_resource,
-        max_resource=config.max_resource,
-        trials=config.trials,
-        seed=config.seed,
-        points=list(config.points),
-        early_stopping=config.early_stopping,
-        goal=config.goal,
-        history=None if warm_start is None else warm_start.history,
-        task=None if warm_start is None else {"features": warm_start.features},
-    )
-
-
-def _warm_start(config: StudyConfig, facts: Mapping[str, str]) -> WarmStart | None:
-    """Ask MLflow for the history, where the user wants that."""
-    if not config.warm_start:
-        return None
-    return WarmStart.mined(
-        config.warm_start,
-        metric=config.metric.name,
-        mode=config.metric.mode,
-        space=config.space,
-        facts=facts,
-    )
-
-
-def _parent_run(
-    config: StudyConfig, facts: Mapping[str, str], choice: Choice | None, warm_start: WarmStart | None
-) -> dict[str, Any]:
-    """Return what the parent run says of a study, as the arguments of `Tracker`."""
-    limits = config.budget.model_dump(exclude_none=True)
-    rules = {
-        "early_stopping": config.early_stopping,
-        "goal": config.goal,
-        "constraints": [str(constraint) for constraint in config.constraints] or None,
-        "auto": None if choice is None else str(choice),
-        "warm_start": None if warm_start is None else str(warm_start),
-    }
-    settings = {
-        "searcher": config.searcher,
-        "scheduler": config.scheduler,
-        "min_resource": config.min_resource,
-        "max_resource": config.max_resource,
-        "trials": config.trials,
-        "workers": config.workers,
-        "seed": config.seed,
-        **{name: rule for name, rule in rules.items() if rule is not None},
-        **{f"budget.{name}": limit for name, limit in limits.items()},
-    }
-    return {
-        "experiment": config.experiment,
-        "name": config.name,
-        "tags": {
-            "hpo.task": facts["data"],
-            "hpo.metric": config.metric.name,
-            "hpo.mode": config.metric.mode,
-        },
-        "params": {f"hpo.{name}": as_param(value) for name, value in settings.items()},
-        "artifacts": {
-            "search.yaml": as_yaml(config.to_dict()),
-            "space.json": json.dumps(config.space.to_dict(), indent=2),
-            "data.json": json.dumps(dict(facts), indent=2),
-            "environment/packages.txt": packages(),
-            **({} if warm_start is None else {"warm_start.json": warm_start.to_json()}),
-        },
-    }

@@ -1,0 +1,116 @@
+"""What a study is made of before it runs: checked training code, an optimizer, a history, a parent run."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow_hpo.auto import Choice
+from mlflow_hpo.config import StudyConfig
+from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.launchers.base import Trainable
+from mlflow_hpo.metalearning.warm_start import WarmStart
+from mlflow_hpo.optimizer import Optimizer
+from mlflow_hpo.tracking.tracker import as_param, as_yaml, packages
+from mlflow_hpo.trial import DescribedTraining
+
+
+def describe(train: Trainable, config: StudyConfig) -> dict[str, str]:
+    """Check a study against training code that describes itself; return what it says of its data."""
+    if not isinstance(train, DescribedTraining):
+        while isinstance(train, functools.partial):
+            train = train.func
+        name = getattr(train, "__name__", type(train).__name__)
+        return {"data": f"{getattr(train, '__module__', '')}.{name}".removeprefix("__main__.")}
+    train.check_params(config.space)
+    train.prepare()
+    if config.metric.name not in train.metrics:
+        raise ConfigError(
+            "metric.name",
+            f"must be one that the training logs ({', '.join(sorted(train.metrics))}), "
+            f"got {config.metric.name!r}",
+        )
+    for index, constraint in enumerate(config.constraints):
+        if constraint.metric not in train.metrics:
+            raise ConfigError(
+                f"constraints[{index}]",
+                f"must be on a metric that the training logs ({', '.join(sorted(train.metrics))}), "
+                f"got {str(constraint)!r}",
+            )
+    return dict(train.describe())
+
+
+def make_optimizer(config: StudyConfig, warm_start: WarmStart | None = None) -> Optimizer:
+    """Return the optimizer of a study, with what earlier ones taught if it begins with that."""
+    return Optimizer(
+        config.space,
+        mode=config.metric.mode,
+        searcher=config.searcher,
+        scheduler=config.scheduler,
+        min_resource=config.min_resource,
+        max_resource=config.max_resource,
+        trials=config.trials,
+        seed=config.seed,
+        points=list(config.points),
+        early_stopping=config.early_stopping,
+        goal=config.goal,
+        history=None if warm_start is None else warm_start.history,
+        task=None if warm_start is None else {"features": warm_start.features},
+    )
+
+
+def mined_warm_start(config: StudyConfig, facts: Mapping[str, str]) -> WarmStart | None:
+    """Ask MLflow for the history, where the user wants that."""
+    if not config.warm_start:
+        return None
+    return WarmStart.mined(
+        config.warm_start,
+        metric=config.metric.name,
+        mode=config.metric.mode,
+        space=config.space,
+        facts=facts,
+    )
+
+
+def parent_run(
+    config: StudyConfig, facts: Mapping[str, str], choice: Choice | None, warm_start: WarmStart | None
+) -> dict[str, Any]:
+    """Return what the parent run says of a study, as the arguments of `Tracker`."""
+    limits = config.budget.model_dump(exclude_none=True)
+    rules = {
+        "early_stopping": config.early_stopping,
+        "goal": config.goal,
+        "constraints": [str(constraint) for constraint in config.constraints] or None,
+        "auto": None if choice is None else str(choice),
+        "warm_start": None if warm_start is None else str(warm_start),
+    }
+    settings = {
+        "searcher": config.searcher,
+        "scheduler": config.scheduler,
+        "min_resource": config.min_resource,
+        "max_resource": config.max_resource,
+        "trials": config.trials,
+        "workers": config.workers,
+        "seed": config.seed,
+        **{name: rule for name, rule in rules.items() if rule is not None},
+        **{f"budget.{name}": limit for name, limit in limits.items()},
+    }
+    return {
+        "experiment": config.experiment,
+        "name": config.name,
+        "tags": {
+            "hpo.task": facts["data"],
+            "hpo.metric": config.metric.name,
+            "hpo.mode": config.metric.mode,
+        },
+        "params": {f"hpo.{name}": as_param(value) for name, value in settings.items()},
+        "artifacts": {
+            "search.yaml": as_yaml(config.to_dict()),
+            "space.json": json.dumps(config.space.to_dict(), indent=2),
+            "data.json": json.dumps(dict(facts), indent=2),
+            "environment/packages.txt": packages(),
+            **({} if warm_start is None else {"warm_start.json": warm_start.to_json()}),
+        },
+    }
