@@ -75,7 +75,10 @@ def test_outages_lose_nothing(postgres: Postgres, swift, tmp_path: Path, request
                     )
                 try:
                     wait_for(lambda: len(trials_of(client)) >= 3, 120, "the first trials")
-                    disturb(server, outage)
+                    server.kill()
+                    time.sleep(outage)
+                    spooled = b"".join(file.read_bytes() for file in (tmp_path / "spool").glob("*/*"))
+                    server.start()
                     time.sleep(outage / 3)
                     disturb(swift, outage)
                     time.sleep(outage / 3)
@@ -111,7 +114,13 @@ def test_outages_lose_nothing(postgres: Postgres, swift, tmp_path: Path, request
         assert points["loss"] == [(e, trainings.curve(config, e)) for e in range(1, epochs + 1)]
         assert epochs in checkpoints[run.info.run_id]
     assert not list((tmp_path / "spool").glob("*/*")), "everything that was kept on disk is written"
-    written = [text.encode(), *objects.values(), json.dumps([run.to_dictionary() for run in runs]).encode()]
+    assert b"loss" in spooled
+    written = [
+        spooled,
+        text.encode(),
+        *objects.values(),
+        json.dumps([run.to_dictionary() for run in runs]).encode(),
+    ]
     for secret in SECRETS:
         assert not any(secret.encode() in content for content in written)
 
@@ -124,6 +133,7 @@ def study_of(client: MlflowClient) -> str:
 
 
 def disturb(server: Restartable, seconds: float) -> None:
+    """Kill a server, and start it again later."""
     server.kill()
     time.sleep(seconds)
     server.start()
