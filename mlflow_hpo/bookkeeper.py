@@ -96,7 +96,8 @@ class Bookkeeper:
             metrics = {**metrics, self.best_metric: record.best_value}
         self._tracker.metrics(entry.run_id, metrics, step=epoch, time=time)
         if not broken:
-            entry.curve.append((epoch, metrics[self._config.metric.name]))
+            entry.epochs.append(epoch)
+            entry.values.append(metrics[self._config.metric.name])
         if broken != entry.infeasible:
             entry.infeasible = broken
             self._tracker.tags(entry.run_id, {"hpo.infeasible": broken})

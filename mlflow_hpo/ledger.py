@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from array import array
 from dataclasses import dataclass, field
 
 from mlflow_hpo.config import Budget
@@ -27,8 +28,14 @@ class TrialEntry:
     reported: int = 0  # the furthest epoch ever reported
     infeasible: str = ""  # which constraints its last report broke, in words
     reports: int = 0  # how many epochs it reported
-    curve: list[tuple[int, float]] = field(default_factory=list)  # feasible values by epoch
+    epochs: array[int] = field(default_factory=lambda: array("q"))  # at which it was feasible,
+    values: array[float] = field(default_factory=lambda: array("d"))  # and the metric there
     checkpoints: dict[int, str] = field(default_factory=dict)  # epoch -> name, of those in the store
+
+    @property
+    def curve(self) -> list[tuple[int, float]]:
+        """The feasible values by epoch."""
+        return list(zip(self.epochs, self.values, strict=True))
 
 
 class Ledger:

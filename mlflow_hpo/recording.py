@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 BROKEN_OFF = "the study ended: "
 """Begins the reason of a trial that ended because its study broke off."""
@@ -17,6 +19,67 @@ class Report:
     epoch: int
     metrics: Mapping[str, float]
     time: float
+
+
+class Reports(Sequence[Report]):
+    """The reports of a trial by ascending epoch, kept small: a study may have millions.
+
+    Args:
+        epochs, times: of the reports.
+        metrics: name -> its values; NaN stands for one that is NaN, `absent` says where there is none.
+        absent: (name, place) of the reports that lack a metric.
+    """
+
+    def __init__(
+        self,
+        epochs: Iterable[int] = (),
+        times: Iterable[float] = (),
+        metrics: Mapping[str, Iterable[float]] | None = None,
+        absent: frozenset[tuple[str, int]] = frozenset(),
+    ) -> None:
+        self._epochs = array("q", epochs)
+        self._times = array("d", times)
+        self._metrics = {name: array("d", values) for name, values in (metrics or {}).items()}
+        self._absent = absent
+
+    def __len__(self) -> int:
+        return len(self._epochs)
+
+    @overload
+    def __getitem__(self, place: int) -> Report: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Report]: ...
+
+    def __getitem__(self, place: int | slice) -> Report | list[Report]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        metrics = {
+            name: values[place]
+            for name, values in self._metrics.items()
+            if not self._absent or (name, place) not in self._absent
+        }
+        return Report(self._epochs[place], metrics, self._times[place])
+
+    def after(self, start: int, stop: int) -> list[Report]:
+        """Return those of the epochs ``start + 1 .. stop``."""
+        return self[bisect_right(self._epochs, start) : bisect_right(self._epochs, stop)]
+
+    @property
+    def reached(self) -> int:
+        """The furthest epoch; 0 without any."""
+        return self._epochs[-1] if self._epochs else 0
+
+    def without_last(self) -> Reports:
+        """Return all but the last one."""
+        last = len(self) - 1
+        return Reports(
+            self._epochs[:last],
+            self._times[:last],
+            {name: values[:last] for name, values in self._metrics.items()},
+            frozenset(each for each in self._absent if each[1] < last),
+        )
 
 
 @dataclass(slots=True)
@@ -47,7 +110,7 @@ class RecordedTrial:
     seconds: float = 0.0
     samples: int = 0
     tags: dict[str, str] = field(default_factory=dict)
-    reports: list[Report] = field(default_factory=list)
+    reports: Reports = field(default_factory=Reports)
     points: frozenset[tuple[str, int]] = frozenset()
     checkpoints: dict[int, str] = field(default_factory=dict)
 
@@ -59,7 +122,7 @@ class RecordedTrial:
     @property
     def reached(self) -> int:
         """The furthest epoch that it reported."""
-        return self.reports[-1].epoch if self.reports else 0
+        return self.reports.reached
 
     def holds(self, metric: str, step: int) -> bool:
         """Whether a value is written already."""

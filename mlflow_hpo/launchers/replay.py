@@ -75,7 +75,7 @@ class ReplayLauncher(Launcher):
         if trial is None or not _has_more(trial, job):
             self._hand_on(slot, job)
             return
-        reports = [report for report in trial.reports if job.start < report.epoch <= job.stop]
+        reports = trial.reports.after(job.start, job.stop)
         self._replayed[slot.number] = _Replayed(slot, job, trial, reports[::-1])
 
     def wait(self, timeout: float) -> list[Event]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from itertools import islice
+from operator import itemgetter
+from typing import Any, TypeAlias
 
 import mlflow
 import yaml
@@ -17,7 +20,7 @@ from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.constraints import parse_constraints
 from mlflow_hpo.errors import ConfigError, StudyError
-from mlflow_hpo.recording import RecordedTrial, Recording, Report
+from mlflow_hpo.recording import RecordedTrial, Recording, Reports
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
 from mlflow_hpo.tracking.connect import ask, ask_all, connect, impatient
 from mlflow_hpo.tracking.history import HISTORY, NOTES, SCHEMA
@@ -28,6 +31,8 @@ CHECKPOINTS = "hpo.checkpoints"  # tag of a trial: names of its checkpoints in t
 RESUMES = "hpo.resumes"  # tag of the parent run: how often the study was resumed
 SAMPLES = "hpo.samples"  # tag of a trial: how many samples of system metrics it has
 STEPS = "trials_done"  # the metric of the parent run that every step of the progress has
+
+Curve: TypeAlias = "tuple[array[int], array[float]]"  # epochs, values
 
 _PAGE = 1_000  # runs a request
 _THREADS = 8
@@ -105,63 +110,61 @@ def _names(keys: Mapping[str, Any]) -> list[str]:
 
 
 def _trials(client: MlflowClient, parent: Run, names: list[str]) -> dict[int, RecordedTrial]:
-    runs = _children(client, parent)
     written = _written(parent, names)
+    found: dict[int, tuple[tuple[int, int, int], RecordedTrial]] = {}
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="mlflow-hpo-recovery") as pool:
-        trials = list(pool.map(lambda run: _trial(client, run, names, written), runs))
-    return {trial.trial_id: trial for trial in sorted(trials, key=lambda trial: trial.trial_id)}
+        children = _children(client, parent)
+        while runs := list(islice(children, _PAGE)):  # not all at once: they are large
+            trials = pool.map(lambda run: _trial(client, run, names, written), runs)
+            for run, trial in zip(runs, trials, strict=True):
+                other = found.get(trial.trial_id)
+                if other is None or other[0] < _worth(run):
+                    found[trial.trial_id] = _worth(run), trial
+                if other is not None:
+                    _delete_empty(client, *sorted((other, (_worth(run), trial)), key=itemgetter(0))[0])
+    return {trial_id: found[trial_id][1] for trial_id in sorted(found)}
 
 
-def _children(client: MlflowClient, parent: Run) -> list[Run]:
-    """Return the run of each trial.
-
-    A trial can have a second one, an empty one, where the answer to its creation was lost on the way; that
-    one is deleted.
-    """
-    found = ask_all(
+def _children(client: MlflowClient, parent: Run) -> Iterator[Run]:
+    return ask_all(
         "MLFLOW_TRACKING_URI: cannot list the trials",
         client.search_runs,
         [parent.info.experiment_id],
         f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and tags.`hpo.kind` = 'trial'",
         max_results=_PAGE,
     )
-    runs: dict[str, Run] = {}
-    for run in found:
-        trial = run.data.tags["hpo.trial"]
-        first, second = sorted((run, runs.get(trial, run)), key=_worth, reverse=True)
-        runs[trial] = first
-        if second is not first and not second.data.metrics:
-            ask("MLFLOW_TRACKING_URI: cannot delete an empty run", client.delete_run, second.info.run_id)
-    return list(runs.values())
+
+
+def _delete_empty(client: MlflowClient, worth: tuple[int, int, int], trial: RecordedTrial) -> None:
+    """Delete the second run of a trial, of which nobody has heard as the answer to its creation was lost."""
+    if worth[0] == 0:
+        ask("MLFLOW_TRACKING_URI: cannot delete an empty run", client.delete_run, trial.run_id)
 
 
 def _worth(run: Run) -> tuple[int, int, int]:
     return len(run.data.metrics), len(run.data.params), -run.info.start_time
 
 
-def _written(parent: Run, names: list[str]) -> dict[str, list[tuple[int, float]]]:
+def _written(parent: Run, names: list[str]) -> dict[str, Curve]:
     """Return the curves that the study has written down, by run: of those trials of which it is all.
 
     What is missing there is asked for run by run.
     """
     if len(names) > 1:
         return {}
-    known: dict[str, list[tuple[int, float]]] = {}
+    known: dict[str, Curve] = {}
     for path in (HISTORY, NOTES):
         with contextlib.suppress(Exception), impatient():  # it only saves time
             found = json.loads(mlflow.artifacts.load_text(f"runs:/{parent.info.run_id}/{path}"))
             if found["schema"] == SCHEMA:
-                known |= {
-                    trial["run_id"]: [(int(epoch), float(value)) for epoch, value in trial["curve"]]
-                    for trial in found["trials"]
-                    if len(trial["curve"]) == trial.get("reports")
-                }
+                for trial in found["trials"]:
+                    if len(trial["curve"]) == trial.get("reports"):
+                        epochs, values = zip(*trial.pop("curve"), strict=True)
+                        known[trial["run_id"]] = array("q", epochs), array("d", values)
     return known
 
 
-def _trial(
-    client: MlflowClient, run: Run, names: list[str], written: Mapping[str, list[tuple[int, float]]]
-) -> RecordedTrial:
+def _trial(client: MlflowClient, run: Run, names: list[str], written: Mapping[str, Curve]) -> RecordedTrial:
     run_id, tags = run.info.run_id, run.data.tags
     trial = RecordedTrial(
         trial_id=int(tags["hpo.trial"]),
@@ -176,14 +179,11 @@ def _trial(
         tags={name: value for name, value in tags.items() if name.startswith("hpo.")},
         checkpoints=_checkpoints(tags.get(CHECKPOINTS, "{}")),
     )
-    curve = written.get(run_id, [])
+    epochs, values = written.get(run_id, (None, None))
     if run.info.status == "RUNNING":  # its driver was killed: look what is there
         _look_closely(client, run, trial, names)
-    elif curve and curve[-1][0] == int(tags.get("hpo.epochs", "0")):
-        times = _spread(run, len(curve))
-        trial.reports = [
-            Report(epoch, {names[0]: value}, time) for (epoch, value), time in zip(curve, times, strict=True)
-        ]
+    elif epochs and values and epochs[-1] == int(tags.get("hpo.epochs", "0")):
+        trial.reports = Reports(epochs, _spread(run, len(epochs)), {names[0]: values})
     elif run.data.metrics:
         trial.reports = _reports({name: _history(client, run_id, name) for name in names}, names)
     return trial
@@ -195,7 +195,7 @@ def _look_closely(client: MlflowClient, run: Run, trial: RecordedTrial, names: l
     trial.points = frozenset((name, point.step) for name in histories for point in histories[name])
     trial.reports = _reports(histories, names)
     if not _whole(trial):  # it will be told again when it is trained again
-        trial.reports.pop()
+        trial.reports = trial.reports.without_last()
     samples = (point.step for name in histories if name.startswith(_SYSTEM) for point in histories[name])
     trial.samples = max(samples, default=-1) + 1
     store = ArtifactCheckpoints(trial.location, mlflow.get_tracking_uri())
@@ -217,16 +217,23 @@ def _history(client: MlflowClient, run_id: str, name: str) -> list[Metric]:
     return list(ask(problem, client.get_metric_history, run_id, name))
 
 
-def _reports(histories: Mapping[str, Iterable[Metric]], names: list[str]) -> list[Report]:
+def _reports(histories: Mapping[str, Iterable[Metric]], names: list[str]) -> Reports:
     """Return what the search was told, by ascending epoch: always the metric that it optimises."""
-    metric = names[0]
-    values: dict[int, dict[str, float]] = {}
+    values: dict[str, dict[int, float]] = {name: {} for name in names}
     times: dict[int, float] = {}
     for name in names:
         for point in sorted(histories.get(name, ()), key=lambda point: point.timestamp):
-            values.setdefault(point.step, {})[name] = _value(point.value)
+            values[name][point.step] = _value(point.value)
             times[point.step] = point.timestamp / 1000
-    return [Report(step, values[step], times[step]) for step in sorted(values) if metric in values[step]]
+    epochs = sorted(values[names[0]])
+    return Reports(
+        epochs,
+        [times[epoch] for epoch in epochs],
+        {name: [values[name].get(epoch, math.nan) for epoch in epochs] for name in names},
+        frozenset(
+            (name, place) for name in names for place, epoch in enumerate(epochs) if epoch not in values[name]
+        ),
+    )
 
 
 def _value(value: float) -> float:
