@@ -67,7 +67,10 @@ def _write(uri, number, results):
 
 
 def test_eight_processes_write_to_one_file(store, tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["mlflow.store.tracking.sqlalchemy_store", "mlflow_hpo.tracking.transport"]
+    )
     results = context.Queue()
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     processes = [context.Process(target=_write, args=(uri, n, results)) for n in range(WRITERS)]
