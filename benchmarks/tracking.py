@@ -247,10 +247,10 @@ def main(
             ]
             sections.append(f"{STORES[store]}:\n\n{markdown_table(head, rows)}")
     about = (
-        "### Tracking\n\nMilliseconds of wall time to write a trial of 5 params and 10 values, the mean over so "
-        "many trials from an empty store, with everything written at the end; no training, no search. Each "
-        f"tool but ours had {cap:g} s: after an @ stands how many trials it got to. `x floor`: the last figure "
-        "over the floor's, which does the least that MLflow's client can.\n\n"
+        "### Tracking\n\nMilliseconds of wall time to write a trial of 5 params and 10 values, the mean over "
+        "so many trials from an empty store, with everything written at the end; no training, no search. "
+        f"Each tool but ours had {cap:g} s: after an @ stands how many trials it got to. `x floor`: its last "
+        "figure over the floor's, which does the least that MLflow's client can.\n\n"
     )
     publish("tracking", about + "\n\n".join(sections), write=write)
 
