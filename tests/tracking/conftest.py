@@ -91,7 +91,7 @@ def start(hasty):
     writers = []
 
     def start(store, **options):
-        writers.append(Writer(store, **{"patience": 0.3, **options}))
+        writers.append(Writer(store, **{"patience": 1.0, **options}))
         return writers[-1]
 
     yield start

@@ -44,7 +44,7 @@ def lines(folder):
 def test_an_outage_loses_nothing_and_is_told(start, make_store, spools, wait_for, error):
     told = []
     store = make_store(FOREVER, error)
-    writer = start(store, study="parent", on_outage=told.append)
+    writer = start(store, study="parent", on_outage=told.append, patience=30)
     writer.params("run", {"lr": "0.1"})
     fill(writer, 10)
     wait_for(lambda: writer.away is not None and told)
@@ -74,7 +74,7 @@ def test_no_number_of_failures_is_too_many(start, make_store):
 
 def test_a_batch_that_was_half_written_goes_on_where_it_broke(start, make_store, wait_for):
     store = make_store()
-    writer = start(store)
+    writer = start(store, patience=30)
     store.open.clear()
     fill(writer, 2500)
     take = store._take

@@ -60,7 +60,7 @@ def test_a_store_that_is_away_for_a_moment_loses_nothing(start, make_store):
 def test_what_may_pass_or_not_is_tried_some_times_and_then_told(start, make_store):
     refusal = MlflowException("who are you", error_code=mlflow.exceptions.UNAUTHENTICATED)
     store = make_store(refusals=1000, error=refusal)
-    writer = start(store)
+    writer = start(store, patience=30)
     writer.metrics("run", {"loss": 1.0}, step=1, time=1.0)
     for call in (writer.flush, writer.check, lambda: writer.status("run", "FINISHED")):
         with pytest.raises(StudyError, match="the tracking store cannot be written: who are you"):
@@ -104,7 +104,8 @@ def test_only_when_memory_and_disk_are_full_the_training_waits(
     assert through.wait(10)
     thread.join()
     writer.flush()
-    assert [step for _, step, _ in store.points()] == list(range(3000))
+    # what was on its way when the disk took it, too, may come twice: MLflow keeps it once
+    assert list(dict.fromkeys(step for _, step, _ in store.points())) == list(range(3000))
     assert not list(spools.glob("*/*"))
 
 
