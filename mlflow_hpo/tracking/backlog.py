@@ -84,20 +84,28 @@ class Backlog:
         """Return a run that is due and its flight, which has to end by `done` or `back`."""
         now = time.monotonic()
         spooled = self._spooled
-        if spooled and not self._chunk:
-            batches = self.spool.read(self._capacity)
-            self._chunk = {run_id: Waiting(now, batch) for run_id, batch in batches.items()}
-        source = self._chunk if spooled else self._buffers
-        for run_id, waiting in source.items():
-            if not (spooled or at_once or now >= waiting.since + INTERVAL):
+        while True:
+            for run_id, waiting in self._chunk.items():
+                if run_id not in self.flights and now >= waiting.not_before:
+                    return self._fly(self._chunk, run_id, now)
+            # runs that fail are not to hold up the others
+            if not self.spool.unread or sum(len(w.batch) for w in self._chunk.values()) >= self._capacity:
+                break
+            for run_id, batch in self.spool.read(self._capacity).items():
+                self._chunk.setdefault(run_id, Waiting(now)).batch.add(batch)
+        if self.spool.unread:
+            return None  # of whatever run there may be something older
+        for run_id, waiting in self._buffers.items():
+            if not (at_once or spooled or now >= waiting.since + INTERVAL):
                 break  # so are all that came later
-            if run_id not in self.flights and now >= waiting.not_before:
-                del source[run_id]
-                if not spooled:
-                    self.size -= len(waiting.batch)
-                flight = self.flights[run_id] = Flight(waiting, spooled, now)
-                return run_id, flight
+            if run_id not in self.flights and run_id not in self._chunk and now >= waiting.not_before:
+                self.size -= len(waiting.batch)
+                return self._fly(self._buffers, run_id, now)
         return None
+
+    def _fly(self, source: dict[str, Waiting], run_id: str, now: float) -> tuple[str, Flight]:
+        flight = self.flights[run_id] = Flight(source.pop(run_id), source is self._chunk, now)
+        return run_id, flight
 
     def done(self, run_id: str) -> None:
         """End a flight that has written everything."""
@@ -108,10 +116,12 @@ class Backlog:
             self.spool.remove()
 
     def back(self, run_id: str) -> None:
-        """End a flight that has failed: what it has not written waits again, before what came later."""
+        """End a flight that has failed: what it has not written waits again, after the other runs."""
         flight = self.flights.pop(run_id)
         waiting = flight.waiting
         if flight.from_spool:
+            if (newer := self._chunk.pop(run_id, None)) is not None:
+                waiting.batch.add(newer.batch)
             self._chunk[run_id] = waiting
         elif not flight.copied:
             self.size += len(waiting.batch)
@@ -119,7 +129,7 @@ class Backlog:
                 self.size -= len(newer.batch) + len(waiting.batch)
                 waiting.batch.add(newer.batch)
                 self.size += len(waiting.batch)
-            self._buffers = {run_id: waiting, **self._buffers}
+            self._buffers[run_id] = waiting
 
     def spill(self) -> bool:
         """Put everything in memory on the disk; return whether that was possible."""
@@ -150,9 +160,7 @@ class Backlog:
     def until_due(self) -> float:
         """Return for how many seconds nothing is due, at most `INTERVAL`."""
         now = time.monotonic()
-        if self._chunk:
-            waits = [waiting.not_before - now for waiting in self._chunk.values()]
-        else:
-            first = next(iter(self._buffers.values()), None)
-            waits = [] if first is None else [max(first.since + INTERVAL, first.not_before) - now]
+        waits = [waiting.not_before - now for waiting in self._chunk.values()]
+        if (first := next(iter(self._buffers.values()), None)) is not None:
+            waits.append(max(first.since + INTERVAL, first.not_before) - now)
         return min([INTERVAL, *(max(0.01, wait) for wait in waits)])

@@ -24,6 +24,7 @@ class Creation:
 
     def __init__(self, experiment_id: str, tags: Mapping[str, str], run_name: str) -> None:
         self.future: Future[Run] = Future()
+        self.future.set_running_or_notify_cancel()  # nobody may cancel it while it is made
         self.failures = 0
         self._experiment_id = experiment_id
         self._tags = dict(tags)

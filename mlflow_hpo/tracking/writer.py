@@ -158,6 +158,7 @@ class Writer:
         It is made once: unlike what the other methods write, not every call may be repeated without harm.
         """
         future: Future[T] = Future()
+        future.set_running_or_notify_cancel()  # nobody may cancel it while it is made
 
         def run() -> None:
             try:
@@ -192,6 +193,8 @@ class Writer:
             self._closed = True
             if not self._wait() and self._error is None:
                 logger.warning(self._left())
+            elif self._error is not None and self._backlog.spool.path is not None:
+                logger.warning("what an outage left is kept in %s", self._backlog.spool.path)
             self._leave = True
             self._refuse(self._error or StudyError("the tracking store is away"))
             self._changed.notify_all()
@@ -254,12 +257,14 @@ class Writer:
             self._waiting_since = time.monotonic()
         self._hurry += 1
         self._changed.notify_all()
-        while self._error is None and not self._idle():
-            left = max(self._waiting_since, self._last_success) + self._patience - time.monotonic()
-            if left <= 0:
-                break
-            self._changed.wait(min(left, 1.0))
-        self._hurry -= 1
+        try:
+            while self._error is None and not self._idle():
+                left = max(self._waiting_since, self._last_success) + self._patience - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(min(left, 1.0))
+        finally:
+            self._hurry -= 1
         if self._idle():
             self._waiting_since = None
             return True
@@ -299,10 +304,16 @@ class Writer:
         with own_retries():
             while True:
                 with self._changed:
-                    while (work := self._next()) is None:
-                        if self._leave or self._error is not None:
-                            return
-                        self._changed.wait(self._pause())
+                    try:
+                        while (work := self._next()) is None:
+                            if self._leave or self._error is not None:
+                                return
+                            self._changed.wait(self._pause())
+                    except OSError as error:  # the spool cannot be read any more
+                        self._error = error
+                        self._refuse(error)
+                        self._changed.notify_all()
+                        return
                     self._probing = self._failures > 0
                 if isinstance(work, Creation):
                     self._create(work)
@@ -320,16 +331,18 @@ class Writer:
             return self._creations.popleft()
         if len(self._backlog.flights) >= max(1, self._writers - 1):
             return None  # one thread is kept for runs that are to be created
+        full = self._backlog.full
         work = self._backlog.take(self._hurry > 0 or self._backlog.size >= CAPACITY // 2)
-        if work is not None:
-            self._changed.notify_all()  # there is room
+        if full and not self._backlog.full:
+            self._changed.notify_all()
         return work
 
     def _pause(self) -> float:
         """Return for how many seconds there is nothing to do, if nothing changes."""
         if self._failures:
             return INTERVAL if self._probing else max(0.01, self._next_try - time.monotonic())
-        return self._backlog.until_due()
+        due = self._backlog.until_due()
+        return max(due, 0.1) if self._backlog.flights else due  # the end of a flight is told
 
     def _write(self, run_id: str, flight: Flight) -> None:
         """Write a batch, a request at a time."""
@@ -339,6 +352,7 @@ class Writer:
                 with self._changed:
                     request = batch.request(self._client, run_id)
                     if request is None:
+                        self._probing = False
                         self._backlog.done(run_id)
                         self._changed.notify_all()
                         return

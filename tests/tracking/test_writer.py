@@ -1,4 +1,5 @@
 import threading
+import time
 
 import mlflow
 import pytest
@@ -6,53 +7,10 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_hpo import StudyError
 from mlflow_hpo.tracking import writer as writer_module
-from mlflow_hpo.tracking.writer import Writer
 
 
-class Store:
-    """A client that notes the requests it gets, and refuses the first `refusals` of them."""
-
-    def __init__(self, refusals=0, error=None):
-        self.requests = []
-        self.refusals = refusals
-        self.error = error or ConnectionError("gone away")
-        self.open = threading.Event()
-        self.open.set()
-
-    def _take(self, *request):
-        self.open.wait(10)
-        if self.refusals:
-            self.refusals -= 1
-            raise self.error
-        self.requests.append(request)
-
-    def log_batch(self, run_id, metrics, params, tags):
-        values = {m.step: m.value for m in metrics}
-        self._take("batch", run_id, values, {p.key: p.value for p in params}, {t.key: t.value for t in tags})
-
-    def update_run(self, run_id, status):
-        self._take("status", run_id, status)
-
-    def set_terminated(self, run_id, status):
-        self._take("end", run_id, status)
-
-
-@pytest.fixture
-def start(monkeypatch):
-    monkeypatch.setattr(writer_module.time, "sleep", lambda seconds: None)
-    writers = []
-
-    def start(store):
-        writers.append(Writer(store))
-        return writers[-1]
-
-    yield start
-    for writer in writers:
-        writer.close()
-
-
-def test_values_of_a_run_are_written_in_one_request(start):
-    store = Store()
+def test_values_of_a_run_are_written_in_one_request(start, make_store):
+    store = make_store()
     writer = start(store)
     writer.params("run", {"lr": "0.1"})
     for step in range(1, 6):
@@ -69,16 +27,16 @@ def test_values_of_a_run_are_written_in_one_request(start):
     ]
 
 
-def test_a_paused_run_is_not_terminated(start):
-    store = Store()
+def test_a_paused_run_is_not_terminated(start, make_store):
+    store = make_store()
     writer = start(store)
     writer.status("run", "SCHEDULED")
     writer.flush()
     assert store.requests == [("status", "run", "SCHEDULED")]
 
 
-def test_large_batches_are_cut_to_what_mlflow_takes(start):
-    store = Store()
+def test_large_batches_are_cut_to_what_mlflow_takes(start, make_store):
+    store = make_store()
     writer = start(store)
     for step in range(2500):
         writer.metrics("run", {"loss": 0.0}, step=step, time=1.0)
@@ -90,8 +48,8 @@ def test_large_batches_are_cut_to_what_mlflow_takes(start):
     assert sum(params for _, params in batches) == 150
 
 
-def test_a_store_that_is_away_for_a_moment_loses_nothing(start):
-    store = Store(refusals=3)
+def test_a_store_that_is_away_for_a_moment_loses_nothing(start, make_store):
+    store = make_store(refusals=3)
     writer = start(store)
     writer.metrics("run", {"loss": 1.0}, step=1, time=1.0)
     writer.status("run", "FINISHED")
@@ -99,17 +57,20 @@ def test_a_store_that_is_away_for_a_moment_loses_nothing(start):
     assert store.requests == [("batch", "run", {1: 1.0}, {}, {}), ("end", "run", "FINISHED")]
 
 
-def test_a_store_that_stays_away_is_told_at_every_later_call(start):
-    writer = start(Store(refusals=1000))
+def test_what_may_pass_or_not_is_tried_some_times_and_then_told(start, make_store):
+    refusal = MlflowException("who are you", error_code=mlflow.exceptions.UNAUTHENTICATED)
+    store = make_store(refusals=1000, error=refusal)
+    writer = start(store, patience=30)
     writer.metrics("run", {"loss": 1.0}, step=1, time=1.0)
     for call in (writer.flush, writer.check, lambda: writer.status("run", "FINISHED")):
-        with pytest.raises(StudyError, match="the tracking store cannot be written: gone away"):
+        with pytest.raises(StudyError, match="the tracking store cannot be written: who are you"):
             call()
+    assert store.tries == writer_module.ATTEMPTS
 
 
-def test_what_the_store_refuses_for_good_is_not_tried_again(start):
+def test_what_the_store_refuses_for_good_is_not_tried_again(start, make_store):
     refusal = MlflowException("no such run", error_code=mlflow.exceptions.RESOURCE_DOES_NOT_EXIST)
-    store = Store(refusals=1, error=refusal)
+    store = make_store(refusals=1, error=refusal)
     writer = start(store)
     writer.metrics("run", {"loss": 1.0}, step=1, time=1.0)
     with pytest.raises(StudyError, match="no such run"):
@@ -117,31 +78,39 @@ def test_what_the_store_refuses_for_good_is_not_tried_again(start):
     assert store.requests == []
 
 
-def test_a_full_buffer_makes_the_training_wait_not_the_memory_grow(start, monkeypatch):
+def test_only_when_memory_and_disk_are_full_the_training_waits(
+    start, make_store, monkeypatch, spools, wait_for
+):
     monkeypatch.setattr(writer_module, "CAPACITY", 100)
-    store = Store()
+    monkeypatch.setattr("mlflow_hpo.tracking.spool.LARGEST", 20_000)
+    store = make_store()
     store.open.clear()
     writer = start(store)
-    through = threading.Event()
+    done, through = [], threading.Event()
 
     def produce():
-        for step in range(1000):
+        for step in range(3000):
             writer.metrics("run", {"loss": 0.0}, step=step, time=1.0)
+            done.append(step)
         through.set()
 
     thread = threading.Thread(target=produce)
     thread.start()
+    wait_for(lambda: len(done) > 300)  # beyond what memory holds
     assert not through.wait(0.3)
-    assert writer._size <= 100
+    assert writer._backlog.size <= 100
+    assert sum(file.stat().st_size for file in spools.glob("*/*")) <= 20_000
     store.open.set()
     assert through.wait(10)
     thread.join()
     writer.flush()
-    assert {step for _, _, metrics, _, _ in store.requests for step in metrics} == set(range(1000))
+    # what was on its way when the disk took it, too, may come twice: MLflow keeps it once
+    assert list(dict.fromkeys(step for _, step, _ in store.points())) == list(range(3000))
+    assert not list(spools.glob("*/*"))
 
 
-def test_calls_are_made_in_order_and_bring_their_results(start):
-    writer = start(Store())
+def test_calls_are_made_in_order_and_bring_their_results(start, make_store):
+    writer = start(make_store())
     made = []
     futures = [writer.call(lambda i=i: made.append(i) or i * 10) for i in range(5)]
     assert [future.result(10) for future in futures] == [0, 10, 20, 30, 40]
@@ -151,9 +120,65 @@ def test_calls_are_made_in_order_and_bring_their_results(start):
     writer.check()  # a failed call is its caller's concern
 
 
-def test_close_writes_what_is_left(start):
-    store = Store()
+def test_close_writes_what_is_left(start, make_store):
+    store = make_store()
     writer = start(store)
     writer.tags("run", {"a": "1"})
     writer.close()
     assert store.requests == [("batch", "run", {}, {}, {"a": "1"})]
+
+
+def test_calls_and_new_runs_do_not_wait_for_the_values_of_others(start, make_store):
+    store = make_store()
+    writer = start(store, threads=2)
+    store.open.clear()
+    writer.metrics("run", {"loss": 1.0}, step=1, time=1.0)
+    assert writer.call(lambda: 7).result(10) == 7
+    made = writer.create_run("0", tags={}, run_name="trial-0000")
+    store.open.set()
+    assert made.result(10).info.run_name == "trial-0000"
+
+
+def test_with_one_thread_a_new_run_goes_before_what_waits(start, make_store):
+    store = make_store()
+    store.open.clear()
+    writer = start(store, threads=1)
+    for number in range(5):
+        writer.metrics(f"run{number}", {"loss": 1.0}, step=1, time=1.0)
+    thread = threading.Thread(target=writer.flush)
+    thread.start()
+    made = writer.create_run("0", tags={}, run_name="trial-0000")
+    store.open.set()
+    made.result(10)
+    thread.join()
+    assert [request[0] for request in store.requests].index("create") <= 1
+
+
+def test_the_order_within_a_run_is_kept_by_many_threads(start, make_store):
+    store = make_store()
+    writer = start(store, threads=8)
+    for step in range(200):
+        for run in range(10):
+            writer.metrics(f"run{run}", {"loss": 1.0}, step=step, time=1.0)
+        if step % 20 == 0:
+            writer.flush()
+    for run in range(10):
+        writer.status(f"run{run}", "FINISHED")
+    writer.flush()
+    for run in range(10):
+        mine = [request for request in store.requests if request[1] == f"run{run}"]
+        assert [step for request in mine[:-1] for step in request[2]] == list(range(200))
+        assert mine[-1] == ("end", f"run{run}", "FINISHED")
+
+
+def test_who_waits_for_a_run_when_the_store_breaks_is_told(start, make_store):
+    store = make_store(1, MlflowException("no", error_code=mlflow.exceptions.INVALID_PARAMETER_VALUE))
+    store.open.clear()
+    writer = start(store, threads=1)
+    writer.tags("run", {"a": "1"})
+    while not writer._backlog.flights:
+        time.sleep(0.01)
+    made = writer.create_run("0", tags={}, run_name="trial-0000")
+    store.open.set()
+    with pytest.raises(MlflowException, match="no"):
+        made.result(10)

@@ -1,0 +1,104 @@
+import multiprocessing
+import sqlite3
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.entities import Metric
+
+from mlflow_hpo.tracking.connect import connect
+from mlflow_hpo.tracking.transport import hasten, on_network, own_retries
+
+WRITERS, RUNS = 8, 5
+
+
+def test_the_connections_of_sqlite_do_not_wait_for_the_disk(store, tmp_path):
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    store.search_experiments()  # a connection from before
+    client = connect()
+    seen = []
+    look = lambda connection, *_: seen.append(  # noqa: E731
+        (
+            connection.execute("PRAGMA journal_mode").fetchone()[0],
+            connection.execute("PRAGMA synchronous").fetchone()[0],
+        )
+    )
+    event.listen(Engine, "checkout", look)
+    try:
+        client.search_experiments()
+    finally:
+        event.remove(Engine, "checkout", look)
+    assert set(seen) == {("wal", 1)}
+
+
+def test_other_databases_of_the_process_are_left_alone(store, tmp_path):
+    from sqlalchemy import create_engine
+
+    connect()
+    engine = create_engine(f"sqlite:///{tmp_path / 'other.db'}")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "delete"
+    engine.dispose()
+
+
+def test_files_on_network_file_systems_are_left_alone(tmp_path):
+    mounts = tmp_path / "mounts"
+    mounts.write_text("/dev/a / ext4 rw 0 0\nserver:/x /home nfs4 rw 0 0\n/dev/b /home/me/disk xfs rw 0 0\n")
+    assert on_network(Path("/home/me/mlflow.db"), mounts)
+    assert not on_network(Path("/home/me/disk/mlflow.db"), mounts)
+    assert not on_network(Path("/data/mlflow.db"), mounts)
+    assert not on_network(Path("/data/mlflow.db"), tmp_path / "none")
+
+
+def _write(uri, number, results):
+    try:
+        hasten(uri)
+        client = mlflow.MlflowClient(uri)
+        with own_retries():
+            for index in range(RUNS):
+                run = client.create_run("0", run_name=f"{number}-{index}").info.run_id
+                client.log_batch(run, [Metric("loss", 1.0, 1, step) for step in range(20)])
+                client.set_terminated(run)
+        results.put("")
+    except Exception as error:
+        results.put(f"{type(error).__name__}: {error}")
+
+
+def test_eight_processes_write_to_one_file(store, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["mlflow.store.tracking.sqlalchemy_store", "mlflow_hpo.tracking.transport"]
+    )
+    results = context.Queue()
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    processes = [context.Process(target=_write, args=(uri, n, results)) for n in range(WRITERS)]
+    for process in processes:
+        process.start()
+    assert [results.get(timeout=120) for _ in processes] == [""] * WRITERS
+    for process in processes:
+        process.join()
+    runs = store.search_runs(["0"])
+    assert len(runs) == WRITERS * RUNS
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        assert connection.execute("SELECT count(*) FROM metrics").fetchone() == (WRITERS * RUNS * 20,)
+    connection.close()
+
+
+def test_requests_that_are_tried_again_by_the_writer_fail_at_once(monkeypatch):
+    uri = "http://127.0.0.1:9"  # discard: nobody listens
+    hasten(uri)
+    hasten(uri)  # again changes nothing
+    with own_retries(), pytest.raises(mlflow.MlflowException, match="refused"):
+        mlflow.MlflowClient(uri).search_experiments()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setattr("urllib3.util.Retry.sleep", lambda self, response=None: None)
+    with pytest.raises(mlflow.MlflowException, match="Max retries exceeded"):
+        mlflow.MlflowClient(uri).search_experiments()
+
+
+def test_a_changed_mlflow_is_used_as_it_is(monkeypatch):
+    monkeypatch.delattr("mlflow.utils.request_utils._get_request_session")
+    hasten("http://127.0.0.1:9")
