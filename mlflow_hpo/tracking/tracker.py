@@ -25,13 +25,13 @@ from mlflow.tracking.context import registry as run_context
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from mlflow_hpo.errors import StudyError
+from mlflow_hpo.tracking.artifacts import check_writable
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
 from mlflow_hpo.tracking.connect import (
     ask,
     connect,
     impatient,
     public_uri,
-    reach_artifacts,
     without_passwords,
 )
 from mlflow_hpo.tracking.summary import SCHEMA, StudySummary, TrialSummary, best_metric
@@ -104,7 +104,7 @@ class Tracker:
         self.services = WorkerServices(self.tracking_uri)
         self._writer = Writer(self._client)
         try:
-            reach_artifacts(self.artifact_uri)
+            check_writable(self.artifact_uri, self.tracking_uri)
             problem = f"artifact store: cannot write to {public_uri(self.artifact_uri)}"
             with impatient():
                 for path, text in artifacts.items():
