@@ -34,5 +34,9 @@ class StudyError(HpoError, RuntimeError):
     """The study cannot start or go on: store unreachable, metric never reported, every trial failed."""
 
 
+class StoreAwayError(StudyError):
+    """A store does not answer, or has too much to do: trying again later makes sense."""
+
+
 class CorruptCheckpointError(HpoError):
     """A stored checkpoint does not have the SHA-256 that it was stored with."""

@@ -70,5 +70,7 @@ class Run:
         return events
 
     def to_end(self, **answer):
+        """Return the job's end, and the events up to it and until its checkpoints are stored."""
         events = self.until(lambda event: isinstance(event, Ended), **answer)
-        return events[-1], events
+        [end] = [event for event in events if isinstance(event, Ended)]
+        return end, events + self.launcher.drain(60)

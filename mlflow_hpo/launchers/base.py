@@ -15,10 +15,17 @@ Trainable = Callable[[Trial], object]
 
 
 class CheckpointStore(Protocol):
-    """Where one trial's checkpoints are kept for good. Used by one thread at a time."""
+    """Where one trial's checkpoints are kept for good. Used by one thread at a time.
+
+    Its methods raise StoreAwayError where trying again later makes sense.
+    """
 
     def upload(self, epoch: int, path: Path) -> str:
-        """Store the file at `path` as the checkpoint of `epoch`; return its name once it is safe."""
+        """Store the file at `path` as the checkpoint of `epoch`; return its name once it is safe.
+
+        `path` has a name that tells epoch and SHA-256 (see `checkpoint_files`). Raises
+        CorruptCheckpointError if its content is another.
+        """
 
     def names(self) -> list[tuple[int, str]]:
         """Return (epoch, name) of all stored checkpoints, newest epoch first."""
@@ -93,7 +100,7 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointStored:
-    """A checkpoint is safe in the store."""
+    """A checkpoint is safe in the store; it may come after the `Ended` of its job."""
 
     trial_id: int
     epoch: int
@@ -102,7 +109,7 @@ class CheckpointStored:
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """Something went wrong that the trial survives, such as a corrupt checkpoint."""
+    """Something went wrong that the trial survives, such as a corrupt checkpoint; it may come late, too."""
 
     trial_id: int
     message: str
@@ -110,7 +117,7 @@ class Warned:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The job is over and its slot is free again.
+    """The job is over and its slot is free again; its checkpoints may still be on their way to the store.
 
     `reason` is one line and `details` the end of the traceback or of the worker's output, both empty unless
     the job failed; `seconds` is the wall-clock time of the job.
@@ -178,6 +185,21 @@ class Launcher(ABC):
     def kill(self, trial_id: int, reason: str) -> None:
         """End a running trial by force; it fails with `reason`."""
 
+    @property
+    def uploads(self) -> int:
+        """How many checkpoints are still on their way to the store."""
+        return 0
+
+    def drain(self, timeout: float) -> list[Event]:
+        """Wait until all checkpoints of jobs that ended are in the store, for at most `timeout` seconds, and
+        return the events of that time; `uploads` tells how many are left.
+        """
+        del timeout  # a launcher that stores them before a job ends has nothing to wait for
+        return []
+
+    def forget(self, trial_id: int) -> None:  # noqa: B027 - one that keeps no local copies has nothing to do
+        """Let go of the local copies of a trial that will not go on."""
+
     @abstractmethod
     def close(self) -> None:
-        """Stop all workers and wait for them. May be called more than once."""
+        """Store what is left, stop all workers and wait for them. May be called more than once."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO
@@ -17,11 +18,30 @@ from typing import IO
 import cloudpickle
 
 from mlflow_hpo.errors import ConfigError, StudyError
-from mlflow_hpo.launchers.base import Ended, Event, Launcher, Outcome, Services, Slot, Trainable, TrialJob
-from mlflow_hpo.launchers.worker import Interrupt, Ready, Reply, Setup
+from mlflow_hpo.launchers.base import (
+    Ended,
+    Event,
+    Launcher,
+    Outcome,
+    Reported,
+    Services,
+    Slot,
+    Trainable,
+    TrialJob,
+    Warned,
+)
+from mlflow_hpo.launchers.copies import LocalCopies
+from mlflow_hpo.launchers.uploader import Away, Back, Queued, Settled, Upload, inherited
+from mlflow_hpo.launchers.worker import Inherit, Interrupt, Ready, Reply, Setup, staging_of
 
 CLOSE_TIMEOUT = 10.0  # seconds that idle workers get to leave by themselves
+LAST_UPLOADS = 600.0  # seconds that uploads under way get before the workers are stopped ...
+LAST_UPLOADS_AWAY = 10.0  # ... and those that wait for a store that is away
+TICK = 0.5  # seconds: how often it is looked whether all is stored
+HEIRS = 3  # workers that may die over one upload before it is given up
 LOG_TAIL = 2_000  # characters of a dead worker's output that are worth keeping
+
+logger = logging.getLogger(__name__)
 
 
 def visible_gpus() -> list[str]:
@@ -80,6 +100,9 @@ class _Worker:
     job: TrialJob | None = None
     begin: float = 0.0
     killed: str = ""  # why we killed it
+    reported: int = 0  # the last epoch that its job reported
+    uploads: dict[Path, Upload] = field(default_factory=dict)  # what it has still to store
+    away: bool = False  # the store does not answer it
 
 
 class LocalLauncher(Launcher):
@@ -88,6 +111,9 @@ class LocalLauncher(Launcher):
     Each process imports torch and the training code once and keeps its slot's device and threads; one that
     dies takes its trial down as FAILED and is replaced. Workers are started from a fresh interpreter, so
     that a script needs no ``if __name__ == "__main__"`` and CUDA is never forked.
+
+    Checkpoints are stored in the background. What a dead worker had still to store, its replacement stores.
+    The newest checkpoint of a trial stays on this machine, too, for the trial's next job.
 
     Args:
         workers: number of processes.
@@ -101,6 +127,7 @@ class LocalLauncher(Launcher):
             raise ConfigError("workers", f"must be 1 or more, got {workers}")
         self.slots = make_slots(workers, visible_gpus(), len(os.sched_getaffinity(0)))
         self._workers: dict[int, _Worker] = {}  # slot number -> worker
+        self._copies = LocalCopies()
 
     def start(self, trainable: Trainable, services: Services, folder: Path) -> None:
         """Start all worker processes; they load torch and the training side by side."""
@@ -122,7 +149,7 @@ class LocalLauncher(Launcher):
         worker = self._workers[slot.number]
         if worker.job is not None:
             raise RuntimeError(f"slot {slot.number} is busy with trial {worker.job.trial_id}")
-        worker.job, worker.begin = job, time.monotonic()
+        worker.job, worker.begin, worker.reported = job, time.monotonic(), 0
         self._send(worker, job)
 
     def wait(self, timeout: float) -> list[Event]:
@@ -136,14 +163,11 @@ class LocalLauncher(Launcher):
             except (EOFError, OSError):
                 events += self._bury(worker)
                 continue
-            if isinstance(message, Ready):
-                worker.ready = True
-                continue
-            events.append(message)
-            if isinstance(message, Ended):
-                worker.job = None
-                if worker.killed:  # too late for this job, and not meant for the next one
-                    self._bury(worker)
+            events += self._heard(worker, message)
+            if (
+                isinstance(message, Ended) and worker.killed
+            ):  # too late for this job, and not meant for the next
+                events += self._bury(worker)
         for worker in list(self._workers.values()):
             # a process that the training forked may hold the pipe of a dead worker open
             if worker.process.poll() is not None and not worker.connection.poll():
@@ -152,7 +176,10 @@ class LocalLauncher(Launcher):
 
     def reply(self, trial_id: int, *, go_on: bool, best: bool) -> None:
         """Answer a report."""
-        self._send(self._of(trial_id), Reply(go_on, best))
+        worker = self._of(trial_id)
+        if best:
+            self._copies.best(trial_id, worker.reported)
+        self._send(worker, Reply(go_on, best))
 
     def interrupt(self, trial_id: int) -> None:
         """Raise `TrialStopped` inside the training."""
@@ -166,23 +193,58 @@ class LocalLauncher(Launcher):
         worker.killed = worker.killed or reason
         _kill(worker)
 
+    @property
+    def uploads(self) -> int:
+        """How many checkpoints the workers have still to store."""
+        return sum(len(worker.uploads) for worker in self._workers.values())
+
+    def drain(self, timeout: float) -> list[Event]:
+        """Wait until the workers have stored everything, for at most `timeout` seconds."""
+        deadline, events = time.monotonic() + timeout, []
+        while self.uploads and (left := deadline - time.monotonic()) > 0:
+            events += self.wait(min(left, TICK))
+        return events
+
+    def forget(self, trial_id: int) -> None:
+        """Let go of the local copies of a trial that will not go on."""
+        self._copies.forget(trial_id)
+
     def close(self) -> None:
-        """Stop idle workers in good order, busy ones by force."""
+        """Stop busy workers by force and, once everything is stored, idle ones in good order."""
+        for worker in list(self._workers.values()):
+            if worker.job is not None:
+                worker.job = None
+                _kill(worker)
+                if worker.uploads:
+                    with contextlib.suppress(StudyError):
+                        self._bury(worker)
+        self._finish_uploads()
         deadline = time.monotonic() + CLOSE_TIMEOUT
         for worker in self._workers.values():
-            if worker.job is None:
-                self._send(worker, None)
-            else:
-                _kill(worker)
+            self._send(worker, None)
         for worker in self._workers.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.process.wait(max(0.0, deadline - time.monotonic()))
+            if not worker.uploads:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    worker.process.wait(max(0.0, deadline - time.monotonic()))
             _kill(worker)
             worker.process.wait()
             worker.connection.close()
         self._workers.clear()
 
-    def _spawn(self, slot: Slot) -> None:
+    def _finish_uploads(self) -> None:
+        begin = time.monotonic()
+        while self.uploads:
+            away = any(worker.away for worker in self._workers.values())
+            if time.monotonic() - begin > (LAST_UPLOADS_AWAY if away else LAST_UPLOADS):
+                logger.warning("%d checkpoints are not stored: the artifact store is away", self.uploads)
+                return
+            try:
+                self.wait(TICK)
+            except StudyError as error:
+                logger.warning("checkpoints may not be stored: %s", error)
+                return
+
+    def _spawn(self, slot: Slot) -> _Worker:
         ours, theirs = socket.socketpair()
         log = self._folder / f"worker-{slot.number}.log"
         code = (
@@ -203,6 +265,7 @@ class LocalLauncher(Launcher):
         worker = _Worker(slot, process, Connection(ours.detach()), log)
         self._workers[slot.number] = worker
         self._send(worker, Setup(self._payload, slot.device, str(self._folder)))
+        return worker
 
     def _send(self, worker: _Worker, message: object) -> None:
         with contextlib.suppress(OSError):  # a dead worker: `wait` finds the end of its pipe and tells
@@ -214,28 +277,98 @@ class LocalLauncher(Launcher):
                 return worker
         raise RuntimeError(f"trial {trial_id} is not running")
 
+    def _heard(self, worker: _Worker, message: object) -> list[Event]:
+        """Book a message of a worker; return what the study hears of it."""
+        match message:
+            case Ready():
+                worker.ready = True
+            case Queued(upload):
+                worker.uploads[upload.path] = upload
+                self._copies.queued(upload, self._running())
+            case Settled(upload, event):
+                worker.uploads.pop(upload.path, None)
+                self._copies.settled(upload, self._running())
+                return [] if event is None else [event]
+            case Away(trial_id, problem):
+                first = not any(other.away for other in self._workers.values())
+                worker.away = True
+                waits = "training goes on, and checkpoints wait on this machine until it is back"
+                return [Warned(trial_id, f"the artifact store is away: {waits} ({problem})")] if first else []
+            case Back(trial_id):
+                worker.away = False
+                if not any(other.away for other in self._workers.values()):
+                    return [Warned(trial_id, "the artifact store is back, and what waited for it is stored")]
+            case Reported():
+                worker.reported = message.epoch
+                return [message]
+            case Ended():
+                worker.job = None
+                return [message]
+            case _:
+                return [message]  # type: ignore[list-item]  # the other events
+        return []
+
+    def _running(self) -> set[int]:
+        return {worker.job.trial_id for worker in self._workers.values() if worker.job is not None}
+
     def _bury(self, worker: _Worker) -> list[Event]:
-        """Replace a dead worker; its trial has failed."""
-        worker.connection.close()
+        """Replace a dead worker; its trial has failed, what it had to store is handed on."""
         _kill(worker)  # it may have closed its pipe without dying
         code = worker.process.wait()
+        events: list[Event] = []
+        with contextlib.suppress(EOFError, OSError):  # what it said in the end
+            while worker.connection.poll():
+                events += self._heard(worker, worker.connection.recv())
+        worker.connection.close()
         tail = _tail(worker.log)
         if not worker.ready and not worker.killed:
             del self._workers[worker.slot.number]
             raise StudyError(f"a worker process could not start: {tail.splitlines()[-1] if tail else code}")
-        self._spawn(worker.slot)
-        if worker.job is None:
-            return []
-        died = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return [
-            Ended(
-                worker.job.trial_id,
-                Outcome.FAILED,
-                time.monotonic() - worker.begin,
-                worker.killed or f"the worker process died: {died}",
-                tail,
+        if worker.job is not None:
+            self._seal_staged(worker, worker.job)
+        heir = self._spawn(worker.slot)
+        for upload in map(inherited, worker.uploads.values()):
+            if upload.heirs <= HEIRS:
+                heir.uploads[upload.path] = upload
+            else:
+                events.append(Warned(upload.trial_id, _deadly(upload)))
+                self._copies.settled(upload, self._running())
+        if heir.uploads:
+            self._send(heir, Inherit(tuple(heir.uploads.values())))
+        if worker.job is not None:
+            died = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            events.append(
+                Ended(
+                    worker.job.trial_id,
+                    Outcome.FAILED,
+                    time.monotonic() - worker.begin,
+                    worker.killed or f"the worker process died: {died}",
+                    tail,
+                )
             )
-        ]
+        return events
+
+    def _seal_staged(self, worker: _Worker, job: TrialJob) -> None:
+        """Add what the job of a dead worker had staged to what the worker had to store."""
+        staging = staging_of(self._folder, job.trial_id)
+        try:
+            epochs = staging.staged()
+            for epoch in epochs:
+                path = staging.seal(epoch)
+                newest = epoch == epochs[-1] and epoch >= staging.sealed()[0][0]
+                upload = Upload(job.trial_id, job.location, epoch, path, path.stat().st_size, newest)
+                worker.uploads[path] = upload
+                self._copies.queued(upload, self._running())
+            staging.clear()
+        except OSError as error:
+            logger.warning("the newest checkpoint of trial %d is lost: %s", job.trial_id, error)
+
+
+def _deadly(upload: Upload) -> str:
+    return (
+        f"the checkpoint of epoch {upload.epoch} is not stored: {HEIRS + 1} workers died over it; only this "
+        "machine can go on from it while the study runs"
+    )
 
 
 def _kill(worker: _Worker) -> None:

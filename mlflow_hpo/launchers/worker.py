@@ -1,8 +1,8 @@
 """The worker process of the local launcher: takes jobs from a pipe, trains, tells what happened.
 
-The main thread trains. A reader thread owns the receiving end of the pipe: it hands jobs and replies to the
-main thread, raises `TrialStopped` inside the training code on an interrupt, and ends the process when the
-driver is gone.
+The main thread trains; an uploader thread stores checkpoints meanwhile, also when their job is over. A reader
+thread owns the receiving end of the pipe: it hands jobs and replies to the main thread, raises `TrialStopped`
+inside the training code on an interrupt, and ends the process when the driver is gone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import shutil
 import signal
 import sys
 import threading
@@ -24,10 +23,9 @@ from typing import Any
 
 import cloudpickle
 
-from mlflow_hpo.errors import CorruptCheckpointError
+from mlflow_hpo.errors import CorruptCheckpointError, StoreAwayError
 from mlflow_hpo.launchers.base import (
     CheckpointStore,
-    CheckpointStored,
     Ended,
     Event,
     Monitor,
@@ -39,11 +37,16 @@ from mlflow_hpo.launchers.base import (
     TrialJob,
     Warned,
 )
+from mlflow_hpo.launchers.staging import Staging
+from mlflow_hpo.launchers.uploader import Message, Upload, Uploader
 from mlflow_hpo.trial import Trial, TrialStopped
 
 UPLOAD_INTERVAL = 60.0  # seconds: what a crash costs at most, beside the present epoch
 SAMPLE_INTERVAL = 1.0  # seconds between two samples of the system metrics
 DETAILS = 4_000  # characters of a traceback that are worth keeping in a tag
+LAST_UPLOADS = 30.0  # seconds that a worker goes on storing what is queued when its driver is gone
+FETCH_PATIENCE = 6 * 3600.0  # seconds that a trial waits for its checkpoint when the store is away
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds between two tries of that; they double
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +75,30 @@ class Interrupt:
 
 
 @dataclass(frozen=True, slots=True)
+class Inherit:
+    """Store what a dead worker had still to store."""
+
+    uploads: tuple[Upload, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """First message of the worker: the trainable is loaded."""
 
 
+def staging_of(folder: str | Path, trial_id: int) -> Staging:
+    """Return the place of a trial's checkpoint files below a launcher's folder."""
+    return Staging(Path(folder) / f"trial-{trial_id:04d}")
+
+
 class Outbox:
-    """The sending end of the pipe, shared by the training thread and the sampling thread."""
+    """The sending end of the pipe, shared by all threads of the worker."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._lock = threading.Lock()
 
-    def send(self, message: Event | Ready) -> None:
+    def send(self, message: Event | Message | Ready) -> None:
         """Send one message whole."""
         with self._lock:
             self._connection.send(message)
@@ -140,21 +155,23 @@ class WorkerChannel:
         self,
         job: TrialJob,
         store: CheckpointStore,
-        folder: Path,
+        staging: Staging,
+        uploader: Uploader,
         outbox: Outbox,
         replies: queue.SimpleQueue[Reply],
         interruption: Interruption,
     ) -> None:
         self._job = job
         self._store = store
-        self._folder = folder
+        self._staging = staging
+        self._uploader = uploader
         self._outbox = outbox
         self._replies = replies
         self._interruption = interruption
-        self._staged: dict[int, Path] = {}  # epoch -> file: at most the newest and the study's best
+        self._staged: set[int] = set()  # epochs: at most the newest and the study's best
+        self._newest = 0  # the last epoch that was saved
         self._best = 0
-        self._uploaded: set[int] = set()
-        self._last_upload = time.monotonic()
+        self._last_sealed = time.monotonic()
         self.reached = job.start
         self.stopped = False  # told to end; the training code may not have noticed
 
@@ -173,50 +190,82 @@ class WorkerChannel:
         return reply.go_on
 
     def save(self, epoch: int, path: Path) -> None:
-        """Copy the checkpoint to the staging folder, and now and then to the store."""
+        """Copy the checkpoint to the staging folder; now and then it is stored from there."""
         with self._interruption.shielded():
-            staged = self._folder / f"epoch-{epoch}.ckpt"
-            partial = staged.with_suffix(".partial")
-            shutil.copyfile(path, partial)
-            partial.replace(staged)  # a half-written file is never taken for a checkpoint
-            self._staged[epoch] = staged
-            self._uploaded.discard(epoch)
-            if time.monotonic() - self._last_upload > UPLOAD_INTERVAL:
-                self._upload(epoch)
+            self._staging.stage(epoch, path)
+            self._staged.add(epoch)
+            self._newest = epoch
+            if time.monotonic() - self._last_sealed > UPLOAD_INTERVAL:
+                self._seal(epoch)
 
     def load(self) -> tuple[int, Path] | None:
-        """Fetch the newest checkpoint that is intact."""
-        with self._interruption.shielded():
-            if self._job.start == 0:
-                return None
-            for epoch, name in self._store.names():
-                if epoch >= self._job.stop:
-                    continue
+        """Return the newest checkpoint that is intact, from this machine if it is here; wait while the store
+        is away.
+        """
+        if self._job.start == 0:
+            return None
+        pause, deadline = FIRST_PAUSE, time.monotonic() + FETCH_PATIENCE
+        while True:
+            with self._interruption.shielded():
                 try:
-                    return epoch, self._store.download(name, self._folder)
-                except CorruptCheckpointError as error:
-                    self._warn(
-                        f"checkpoint of epoch {epoch} is corrupt, going on from the one before: {error}"
-                    )
-            self._warn(f"no intact checkpoint for epoch {self._job.start}: training from scratch")
+                    return self._find()
+                except StoreAwayError as error:
+                    if time.monotonic() > deadline:
+                        raise
+                    if pause == FIRST_PAUSE:
+                        self._warn(f"the artifact store is away, waiting for the checkpoint: {error}")
+            time.sleep(pause)  # an interrupt ends it
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def seal_staged(self) -> None:
+        """Have the newest checkpoint, and the one of the study's best epoch, stored."""
+        for epoch in sorted({self._newest, self._best} & self._staged):
+            self._seal(epoch)
+
+    def _find(self) -> tuple[int, Path] | None:
+        start, stop = self._job.start, self._job.stop
+        here = [(epoch, path) for epoch, path in self._staging.sealed() if epoch < stop]
+        for epoch, path in here:
+            # an older one is from before this trial was elsewhere: the store may have a newer one
+            if epoch >= start and (copy := self._copied(epoch, path)) is not None:
+                return epoch, copy
+        for epoch, name in self._store.names():
+            if epoch >= stop:
+                continue
+            try:
+                return epoch, self._store.download(name, self._staging.folder)
+            except CorruptCheckpointError as error:
+                self._warn(f"checkpoint of epoch {epoch} is corrupt, going on from the one before: {error}")
+        for epoch, path in here:
+            if epoch < start and (copy := self._copied(epoch, path)) is not None:
+                return epoch, copy
+        self._warn(f"no intact checkpoint for epoch {start}: training from scratch")
+        return None
+
+    def _copied(self, epoch: int, path: Path) -> Path | None:
+        """Return a copy of a file on this machine that the training may change; None if it is not intact."""
+        try:
+            return self._staging.fetch(path)
+        except FileNotFoundError:
+            return None
+        except CorruptCheckpointError as error:
+            path.unlink(missing_ok=True)  # nor must it be stored
+            self._warn(
+                f"the local copy of the checkpoint of epoch {epoch} is corrupt, looking further: {error}"
+            )
             return None
 
-    def upload_staged(self) -> None:
-        """Store the newest checkpoint, and the one of the study's best epoch."""
-        for epoch in sorted({max(self._staged), self._best} & self._staged.keys()) if self._staged else ():
-            if epoch not in self._uploaded:
-                self._upload(epoch)
-
-    def _upload(self, epoch: int) -> None:
-        name = self._store.upload(epoch, self._staged[epoch])
-        self._uploaded.add(epoch)
-        self._last_upload = time.monotonic()
-        self._outbox.send(CheckpointStored(self._job.trial_id, epoch, name))
+    def _seal(self, epoch: int) -> None:
+        path = self._staging.seal(epoch)
+        self._staged.discard(epoch)
+        self._last_sealed = time.monotonic()
+        size, job = path.stat().st_size, self._job
+        self._uploader.add(Upload(job.trial_id, job.location, epoch, path, size, epoch == self._newest))
 
     def _drop_staged(self) -> None:
-        newest = max(self._staged, default=0)
-        for epoch in [epoch for epoch in self._staged if epoch not in (newest, self._best)]:
-            self._staged.pop(epoch).unlink(missing_ok=True)
+        for epoch in self._staged - {self._newest, self._best}:
+            self._staged.discard(epoch)
+            self._staging.drop(epoch)
 
     def _warn(self, message: str) -> None:
         self._outbox.send(Warned(self._job.trial_id, message))
@@ -258,19 +307,19 @@ def run_job(
     trainable: Trainable,
     services: Services,
     setup: Setup,
+    uploader: Uploader,
     outbox: Outbox,
     replies: queue.SimpleQueue[Reply],
     interruption: Interruption,
     monitor: Monitor,
 ) -> None:
-    """Train one job and send its events; the last one is `Ended`."""
+    """Train one job and send its events; after `Ended` only its uploads are still to be told of."""
     begin = time.monotonic()
-    folder = Path(setup.folder) / f"trial-{job.trial_id:04d}"
-    folder.mkdir(parents=True, exist_ok=True)
     outcome, reason, details = Outcome.COMPLETED, "", ""
+    staging = staging_of(setup.folder, job.trial_id)
     try:
         channel = WorkerChannel(
-            job, services.checkpoints(job.location), folder, outbox, replies, interruption
+            job, services.checkpoints(job.location), staging, uploader, outbox, replies, interruption
         )
         trial = Trial(job.params, stop=job.stop, seed=job.seed, device=setup.device, channel=channel)
         try:
@@ -280,11 +329,11 @@ def run_job(
             outcome = Outcome.STOPPED
         except BaseException:
             with contextlib.suppress(Exception):  # what the training raised tells more
-                channel.upload_staged()  # the study's best epoch may be among them
+                channel.seal_staged()  # the study's best epoch may be among them
             raise
         finally:
             told, channel.stopped = channel.stopped, True  # a thread left behind reports for no other job
-        channel.upload_staged()
+        channel.seal_staged()
         if outcome is Outcome.COMPLETED and channel.reached < job.stop:
             if told:
                 outcome = Outcome.STOPPED
@@ -296,7 +345,7 @@ def run_job(
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:500]
         details = traceback.format_exc()[-DETAILS:]
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        staging.clear()
     outbox.send(Ended(job.trial_id, outcome, time.monotonic() - begin, reason, details))
 
 
@@ -309,26 +358,31 @@ def main(descriptor: int) -> None:
     jobs: queue.SimpleQueue[TrialJob | None] = queue.SimpleQueue()
     replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
     setup: Setup = connection.recv()
+    trainable, services = cloudpickle.loads(setup.payload)
+    monitor = services.monitor()
+    uploader = Uploader(services.checkpoints, outbox.send)
 
     def read() -> None:
         while True:
             try:
                 message: Any = connection.recv()
             except (EOFError, OSError):
+                uploader.drain(LAST_UPLOADS)  # a resumed study finds them
                 os._exit(1)  # the driver is gone: nobody is left to tell anything
             if isinstance(message, Reply):
                 replies.put(message)
             elif isinstance(message, Interrupt):
                 interruption.request(message)
+            elif isinstance(message, Inherit):
+                uploader.inherit(message.uploads)
             else:
                 jobs.put(message)
 
-    trainable, services = cloudpickle.loads(setup.payload)
-    monitor = services.monitor()
     threading.Thread(target=read, daemon=True, name="mlflow-hpo-reader").start()
     outbox.send(Ready())
     while (job := jobs.get()) is not None:
-        run_job(job, trainable, services, setup, outbox, replies, interruption, monitor)
+        run_job(job, trainable, services, setup, uploader, outbox, replies, interruption, monitor)
+    uploader.drain()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # a thread that training code left behind must not keep the worker alive

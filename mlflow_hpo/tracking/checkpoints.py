@@ -5,25 +5,28 @@ name.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import re
 import shutil
 import tempfile
 from pathlib import Path
 
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from mlflow_hpo.checkpoint_files import check, epoch_of, name_of, sha256_of
 from mlflow_hpo.errors import CorruptCheckpointError
+from mlflow_hpo.tracking.away import told_when_away
+from mlflow_hpo.tracking.multipart import abort_abandoned
 
 FOLDER = "checkpoints"
-NAME = re.compile(r"^epoch-(?P<epoch>\d+)\.(?P<sha256>[0-9a-f]{64})\.ckpt$")
 
 
 class ArtifactCheckpoints:
     """Stores checkpoints as ``checkpoints/epoch-0009.<sha256>.ckpt`` below an artifact URI.
 
     The hash in the name makes a checkpoint one object, written once: a torn or altered one does not match
-    its name, and nothing is ever overwritten.
+    its name, and nothing is ever overwritten by anything else.
+
+    Every method raises StoreAwayError where trying again later makes sense, and what the store said
+    where it does not.
 
     Args:
         artifact_uri: root of the run's artifacts: a path, ``mlflow-artifacts:/...``, ``s3://...``.
@@ -31,27 +34,44 @@ class ArtifactCheckpoints:
     """
 
     def __init__(self, artifact_uri: str, tracking_uri: str) -> None:
+        self._root = artifact_uri
         self._repository = get_artifact_repository(artifact_uri, tracking_uri=tracking_uri)
 
     def upload(self, epoch: int, path: Path) -> str:
-        """Store the file at `path` as the checkpoint of `epoch`; return its name once it is safe."""
-        name = f"epoch-{epoch:04d}.{_sha256(path)}.ckpt"
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            named = Path(folder) / name
+        """Store the file at `path` as the checkpoint of `epoch`; return its name once it is safe.
+
+        Raises:
+            CorruptCheckpointError: `path` has the name of a checkpoint, and not its content.
+        """
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix="upload-") as folder:
+            held = Path(folder) / "held"  # `path` may be removed meanwhile
             try:
-                named.hardlink_to(path)
+                held.hardlink_to(path)
+            except FileNotFoundError:
+                raise
             except OSError:  # a file system without hard links
-                shutil.copyfile(path, named)
-            self._repository.log_artifact(str(named), FOLDER)
+                shutil.copyfile(path, held)
+            if epoch_of(path.name) is not None:
+                check(held, path.name)
+                name = path.name
+            else:
+                name = name_of(epoch, sha256_of(held))
+            named = held.rename(held.with_name(name))
+            size = named.stat().st_size
+            with told_when_away(f"cannot store {name}"):
+                self._repository.log_artifact(str(named), FOLDER)
+        abort_abandoned(self._root, FOLDER, stored=name, size=size)
         return name
 
     def names(self) -> list[tuple[int, str]]:
         """Return (epoch, name) of all stored checkpoints, newest epoch first."""
         found = []
-        for info in self._repository.list_artifacts(FOLDER):
+        with told_when_away("cannot list the checkpoints"):
+            infos = self._repository.list_artifacts(FOLDER)
+        for info in infos:
             name = info.path.rsplit("/", 1)[-1]
-            if match := NAME.match(name):
-                found.append((int(match["epoch"]), name))
+            if (epoch := epoch_of(name)) is not None:
+                found.append((epoch, name))
         return sorted(found, reverse=True)
 
     def download(self, name: str, folder: Path) -> Path:
@@ -60,24 +80,20 @@ class ArtifactCheckpoints:
         Raises:
             CorruptCheckpointError: it does not have the SHA-256 that it was stored with.
         """
-        match = NAME.match(name)
-        if match is None:
+        if epoch_of(name) is None:
             raise CorruptCheckpointError(f"{name!r:.200} is not the name of a checkpoint")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            fetched = Path(self._repository.download_artifacts(f"{FOLDER}/{name}", scratch))
-            if (actual := _sha256(fetched)) != match["sha256"]:
-                raise CorruptCheckpointError(f"{name} has the SHA-256 {actual}")
+            fetched = Path(scratch) / name
+            with told_when_away(f"cannot fetch {name}"):
+                # download_artifacts would ask for a listing first, and tell no more than that it failed
+                self._repository._download_file(f"{FOLDER}/{name}", str(fetched))
+            check(fetched, name)
             path = folder / f"fetched-{name}"
             fetched.replace(path)
         return path
 
     def delete(self, name: str) -> None:
         """Remove a checkpoint; one that is gone already is fine."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), told_when_away(f"cannot remove {name}"):
             self._repository.delete_artifacts(f"{FOLDER}/{name}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -55,42 +55,6 @@ def connect() -> MlflowClient:
     return client
 
 
-def reach_artifacts(uri: str) -> None:
-    """Check that the artifact store of `uri` answers at all; whether it can be written, a write tells.
-
-    boto3 alone would wait minutes for an S3 server that does not answer.
-
-    Raises:
-        StudyError: it is unreachable.
-    """
-    parts = urlsplit(uri)
-    if parts.scheme != "s3":
-        return
-    import boto3  # takes a while, and is needed for this kind of store only
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-
-    endpoint = os.environ.get("MLFLOW_S3_ENDPOINT_URL")
-    if endpoint:
-        _reach("MLFLOW_S3_ENDPOINT_URL", endpoint)
-    limits = Config(connect_timeout=TIMEOUT, read_timeout=TIMEOUT, retries={"total_max_attempts": 2})
-    verify = None if os.environ.get("MLFLOW_S3_IGNORE_TLS", "").lower() not in ("true", "1") else False
-    problem = f"artifact store: cannot reach {public_uri(uri)}"
-    try:
-        client = boto3.client("s3", endpoint_url=endpoint, verify=verify, config=limits)
-        with contextlib.closing(client):
-            client.head_bucket(Bucket=parts.netloc)
-    except ClientError as error:
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if status >= 500:
-            raise StudyError(f"{problem}: {error}") from None
-        # who may write need not be allowed to look
-    except HTTPClientError as error:
-        raise StudyError(f"{problem}: {error}") from None
-    except BotoCoreError:  # settings that MLflow may read in another way
-        return
-
-
 @contextlib.contextmanager
 def impatient() -> Iterator[None]:
     """Let MLflow give up early, but where the user has said how patient it is to be."""

@@ -27,13 +27,13 @@ from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_
 
 from mlflow_hpo.errors import StudyError
 from mlflow_hpo.recording import RecordedTrial, Recording
+from mlflow_hpo.tracking.artifacts import check_writable
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
 from mlflow_hpo.tracking.connect import (
     ask,
     connect,
     impatient,
     public_uri,
-    reach_artifacts,
     without_passwords,
 )
 from mlflow_hpo.tracking.known import KnownRunsWriter
@@ -180,7 +180,7 @@ class Tracker:
         Raises:
             StudyError: they cannot.
         """
-        reach_artifacts(self.artifact_uri)
+        check_writable(self.artifact_uri, self.tracking_uri)
         problem = f"artifact store: cannot write to {public_uri(self.artifact_uri)}"
         with impatient():
             for path, text in artifacts.items():
