@@ -13,6 +13,7 @@ from mlflow_hpo.launchers.base import Slot
 from mlflow_hpo.ledger import Ledger, TrialEntry
 from mlflow_hpo.optimizer import BestTrial, Job, Optimizer, TrialState
 from mlflow_hpo.recording import BROKEN_OFF, RecordedTrial
+from mlflow_hpo.retention import Retention, StoredTrial
 from mlflow_hpo.tracking.history import written_history
 from mlflow_hpo.tracking.recovery import CHECKPOINTS, SAMPLES
 from mlflow_hpo.tracking.summary import StudySummary, TrialSummary, best_metric
@@ -39,6 +40,7 @@ class Bookkeeper:
         self._config = config
         self._optimizer = optimizer
         self._tracker = tracker
+        self._retention = Retention.parse(config.keep_checkpoints)
         self.best_metric = best_metric(config.metric.name)
         self._progress_steps = 0
         self._eliminated = 0  # how many of the optimizer's eliminations are written
@@ -124,12 +126,15 @@ class Bookkeeper:
             entry.reason = _why_not_promoted(entry)
         self._write_end(trial_id)
 
-    def eliminations(self) -> None:
-        """Write the end of the paused trials that the scheduler has given up since the last call."""
-        eliminated = self._optimizer.eliminated
-        while self._eliminated < len(eliminated):
-            self._not_promoted(eliminated[self._eliminated])
-            self._eliminated += 1
+    def eliminations(self) -> list[int]:
+        """Write the end of the paused trials that the scheduler has given up since the last call; return
+        them.
+        """
+        new = list(self._optimizer.eliminated[self._eliminated :])
+        for trial_id in new:
+            self._not_promoted(trial_id)
+        self._eliminated += len(new)
+        return new
 
     def end_of_search(self) -> None:
         """Write the end of every trial that is still paused: nothing will promote it any more."""
@@ -166,7 +171,7 @@ class Bookkeeper:
         """Note a checkpoint that is safe, and remove the trial's older ones but the study's best."""
         entry = self.ledger.trials[trial_id]
         replaced, entry.checkpoints[epoch] = entry.checkpoints.get(epoch), name
-        if self._config.keep_checkpoints == "all":
+        if self._retention.kind == "all":
             return
         if replaced is not None and replaced != name:
             self._tracker.delete_checkpoint(entry.location, replaced)
@@ -174,14 +179,21 @@ class Bookkeeper:
         self._tracker.tags(entry.run_id, {CHECKPOINTS: json.dumps(entry.checkpoints)})
 
     def clear_checkpoints(self) -> None:
-        """Remove the checkpoints of all trials that ended but the best, where the user wants that."""
-        if self._config.keep_checkpoints == "all":
+        """Remove the checkpoints that the user does not want to keep when the study ends."""
+        if self._retention.kind == "all":
             return
+        trials = (self._stored(trial_id) for trial_id in self.ledger.trials)
+        kept = self._retention.keep(trials, self._config.metric.mode)
+        if (best := self._optimizer.best) is not None:  # of equals it was there first
+            kept.setdefault(best.trial_id, set()).add(best.resource)
         for trial_id, entry in self.ledger.trials.items():
-            if best := self._best_epoch(trial_id):
-                self._keep(entry, {best, max(entry.checkpoints, default=0)})
-            elif entry.status != "SCHEDULED":
-                self._keep(entry, set())
+            self._keep(entry, kept.get(trial_id, set()))
+
+    def _stored(self, trial_id: int) -> StoredTrial:
+        entry, record = self.ledger.trials[trial_id], self._optimizer.trials[trial_id]
+        paused = entry.status == "SCHEDULED"
+        best, epoch = record.best_value, record.best_resource or 0
+        return StoredTrial(trial_id, paused, best, epoch, entry.checkpoints.keys())
 
     def best_found(self, best: BestTrial) -> None:
         """Write the best configuration to the parent run, and wait until everything is written."""

@@ -23,6 +23,7 @@ from pydantic import (
 
 from mlflow_hpo.constraints import Constraint, parse_constraints
 from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.retention import Retention
 from mlflow_hpo.space import SearchSpace
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=250)]
@@ -58,6 +59,9 @@ def _names(value: object) -> object:
 Names = Annotated[
     tuple[Name, ...], BeforeValidator(_names), PlainSerializer(lambda names: [*names], return_type=list)
 ]
+
+
+Checkpoints = Annotated[str, BeforeValidator(lambda value: str(Retention.parse(value)))]
 
 
 class _Section(BaseModel):
@@ -141,7 +145,8 @@ class StudyConfig(_Section):
         launcher: where trials run.
         trial_timeout: seconds that one job may take; a longer one is killed and its trial failed.
         max_failures: end the study when so many trials failed and none succeeded.
-        keep_checkpoints: "best" keeps the best trial's only when the study ends, "all" keeps them all.
+        keep_checkpoints: which are kept when the study ends: "best", of the best trial; "best:5", of the best
+            five; "last", the newest of each trial; "all". Paused trials keep their newest.
         register: name under which to register the best model.
     """
 
@@ -167,7 +172,7 @@ class StudyConfig(_Section):
     launcher: Name = "local"
     trial_timeout: Annotated[float, Field(gt=0)] | None = None
     max_failures: Annotated[int, Field(gt=0)] = 5
-    keep_checkpoints: Literal["best", "all"] = "best"
+    keep_checkpoints: Checkpoints = "best"
     register_as: Name | None = Field(default=None, alias="register")
 
     @model_validator(mode="after")

@@ -55,6 +55,7 @@ from mlflow_hpo.tracking.tracker import Tracker, TrialRun, as_yaml, writable
 from mlflow_hpo.trial import DescribedTraining
 
 TICK = 0.5  # seconds: how often limits and the view are looked at while nothing happens
+UPLOAD_PATIENCE = 600.0  # seconds that the end of a study waits for checkpoints on their way to the store
 START_PATIENCE = 2.0  # seconds that all wait for a run to be made, before the others go on without it
 NOTES_INTERVAL = 60.0  # seconds at least between two notes for a resume,
 NOTES_GROWTH = 1.1  # and so many times the trials of the last one
@@ -427,7 +428,10 @@ class Study:
         else:
             self.optimizer.complete(trial_id)
             books.completed(trial_id)
-        books.eliminations()
+        for eliminated in books.eliminations():
+            self._launcher.forget(eliminated)
+        if entry.status != "SCHEDULED":
+            self._launcher.forget(trial_id)
         books.progress()
         self._tell(books.in_words(trial_id))
         self._look_at_failures()
@@ -502,6 +506,10 @@ class Study:
 
     def _conclude(self, folder: Path) -> None:
         """Settle the trials that will not go on, and log what the study found."""
+        for event in self._launcher.drain(UPLOAD_PATIENCE):
+            self._take(event)
+        if left := self._launcher.uploads:
+            self._warn(f"{left} checkpoints are not in the artifact store yet")
         if not self._stopping:
             self._books.end_of_search()
             self._tracker.end_left_over()

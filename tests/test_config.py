@@ -69,7 +69,10 @@ def test_a_config_is_frozen():
         ({"space": {"x": {"type": "float", "low": 2, "high": 1}}}, "space.x.low: must be less than high"),
         ({"budget": {"cost": 5}}, "budget.cost: needs price_per_gpu_hour beside it"),
         ({"budget": {"hours": -1}}, "budget.hours: must be greater than 0, got -1"),
-        ({"keep_checkpoints": "some"}, "keep_checkpoints: must be 'best' or 'all', got 'some'"),
+        (
+            {"keep_checkpoints": "some"},
+            "keep_checkpoints: must be best, best:k (k of 1 or more), last or all, got 'some'",
+        ),
         ({"searcher": 5}, "searcher: must be a name, or a mapping with a name and options, got 5"),
         ({"scheduler": {"eta": 3}}, "scheduler: must be a name, or a mapping with a name"),
         ({"constraints": "a < 1"}, "constraints: must be a list such as ['latency_ms <= 20'], got 'a < 1'"),

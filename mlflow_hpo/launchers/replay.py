@@ -107,6 +107,19 @@ class ReplayLauncher(Launcher):
         if self._played(trial_id) is None and self._start is None:
             self._launcher.kill(trial_id, reason)
 
+    @property
+    def uploads(self) -> int:
+        """How many checkpoints are on their way to the store."""
+        return self._launcher.uploads
+
+    def drain(self, timeout: float) -> list[Event]:
+        """Wait for the other launcher's checkpoints."""
+        return self._launcher.drain(timeout)
+
+    def forget(self, trial_id: int) -> None:
+        """Let go of the local copies of a trial that will not go on."""
+        self._launcher.forget(trial_id)
+
     def close(self) -> None:
         """Close the other launcher."""
         self._launcher.close()

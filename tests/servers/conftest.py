@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from processes import answers, clean_environment, free_port, running
-from server_processes import mlflow_server
+from server_processes import NotInstalledError, mlflow_server
 from stores import S3, StartServer
+from swift import Swift, swift_s3
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +39,16 @@ def start_mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
             return servers.enter_context(mlflow_server(backend, env, folder, "--workers", "1", *flags))
 
         yield start
+
+
+@pytest.fixture
+def swift(tmp_path: Path) -> Iterator[Swift]:
+    """A durable S3 server of the test's own."""
+    folder = tmp_path / "swift"
+    folder.mkdir()
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(swift_s3(folder))
+        except NotInstalledError as missing:
+            pytest.skip(str(missing))
+        yield server

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from server_processes import NotInstalledError
-from swift import Swift, swift_s3
+from swift import Swift
 
 from mlflow_hpo.errors import StoreAwayError
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
@@ -16,21 +13,11 @@ from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
 pytestmark = pytest.mark.servers
 
 
-@pytest.fixture
-def swift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Swift]:
-    folder = tmp_path / "swift"
-    folder.mkdir()
-    with contextlib.ExitStack() as stack:
-        try:
-            server = stack.enter_context(swift_s3(folder))
-        except NotInstalledError as missing:
-            pytest.skip(str(missing))
-        for name, value in {**server.s3.env, "AWS_MAX_ATTEMPTS": "2"}.items():
-            monkeypatch.setenv(name, value)
-        yield server
-
-
-def test_checkpoints_outlive_the_server(swift: Swift, tmp_path: Path) -> None:
+def test_checkpoints_outlive_the_server(
+    swift: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**swift.s3.env, "AWS_MAX_ATTEMPTS": "2"}.items():
+        monkeypatch.setenv(name, value)
     bucket = swift.s3.create_bucket()
     store = ArtifactCheckpoints(f"s3://{bucket}/1/run/artifacts", "sqlite://")
     contents = {1: b"small", 2: b"large" * (4 << 20)}  # the latter, of 20 MB, in parts

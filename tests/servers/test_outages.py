@@ -19,8 +19,9 @@ from crashes import told
 from flaky import flaky
 from mlflow.tracking import MlflowClient
 from processes import clean_environment, wait_for
-from restartable import Restartable, mlflow_server
+from restartable import mlflow_server
 from stores import SECRETS, Postgres
+from swift import Swift
 
 pytestmark = pytest.mark.servers
 
@@ -43,22 +44,22 @@ def trials_of(client: MlflowClient) -> list:
 
 
 @pytest.mark.timeout(1500)
-def test_outages_lose_nothing(postgres: Postgres, swift, tmp_path: Path, request) -> None:
+def test_outages_lose_nothing(postgres: Postgres, swift: Swift, tmp_path: Path, request) -> None:
     full = request.config.getoption("full_size")
     outage, epoch_seconds, trials = (60.0, 1.0, 300) if full else (6.0, 0.3, 60)
-    bucket = swift.create_bucket()
+    bucket = swift.s3.create_bucket()
     folder = tmp_path / "server"
     folder.mkdir()
     backend = postgres.create_database()
-    with flaky(swift.endpoint, 1) as s3_proxy:
-        server, server_uri = mlflow_server(backend, swift.env, folder, workers=2)
+    with flaky(swift.s3.endpoint, 1) as s3_proxy:
+        server, server_uri = mlflow_server(backend, swift.s3.env, folder, workers=2)
         server.start()
         with flaky(server_uri, 2) as proxy:
             try:
                 client = MlflowClient(server_uri)
                 client.create_experiment("outages", f"s3://{bucket}/runs")
                 env = clean_environment(
-                    **{**swift.env, "MLFLOW_S3_ENDPOINT_URL": s3_proxy.uri},
+                    **{**swift.s3.env, "MLFLOW_S3_ENDPOINT_URL": s3_proxy.uri},
                     MLFLOW_TRACKING_URI=proxy.uri,
                     MLFLOW_HPO_SPOOL=str(tmp_path / "spool"),
                     EPOCH_SECONDS=str(epoch_seconds),
@@ -98,7 +99,7 @@ def test_outages_lose_nothing(postgres: Postgres, swift, tmp_path: Path, request
             finally:
                 server.kill()
     assert sorted(found) == list(range(trials))
-    objects = swift.objects(bucket)
+    objects = swift.s3.objects(bucket)
     checkpoints: dict[str, set[int]] = {}
     for key, content in objects.items():
         if match := CHECKPOINT.fullmatch(key):
@@ -132,7 +133,7 @@ def study_of(client: MlflowClient) -> str:
     return study.info.run_id
 
 
-def disturb(server: Restartable, seconds: float) -> None:
+def disturb(server: Swift, seconds: float) -> None:
     """Kill a server, and start it again later."""
     server.kill()
     time.sleep(seconds)
