@@ -83,8 +83,9 @@ class Lease:
         Raises:
             LeaseLostError: another one is it.
         """
-        found = _read(self._client.get_run(self._run_id).data.tags)
-        if found.get("id") != self._me["id"]:
+        tags = self._client.get_run(self._run_id).data.tags
+        found = _read(tags)
+        if DRIVER in tags and found.get("id") != self._me["id"]:  # a new study's may be still on its way
             raise LeaseLostError(
                 f"run {self._run_id} was taken over by process {found.get('pid')} on {found.get('host')}"
             )
