@@ -22,7 +22,7 @@ import numpy as np
 from mlflow_hpo.auto import choose, is_auto, named
 from mlflow_hpo.bookkeeper import Bookkeeper
 from mlflow_hpo.config import StudyConfig, StudyKeys
-from mlflow_hpo.errors import ConfigError, CorruptCheckpointError, StudyError
+from mlflow_hpo.errors import ConfigError, CorruptCheckpointError, StoreAwayError, StudyError
 from mlflow_hpo.feasibility import Feasibility
 from mlflow_hpo.launchers import LAUNCHERS
 from mlflow_hpo.launchers.base import (
@@ -55,7 +55,7 @@ from mlflow_hpo.tracking.tracker import Tracker, TrialRun, as_yaml, writable
 from mlflow_hpo.trial import DescribedTraining
 
 TICK = 0.5  # seconds: how often limits and the view are looked at while nothing happens
-UPLOAD_PATIENCE = 600.0  # seconds that the end of a study waits for checkpoints on their way to the store
+UPLOAD_PATIENCE = 3600.0  # seconds that the end of a study waits for checkpoints on their way to the store
 START_PATIENCE = 2.0  # seconds that all wait for a run to be made, before the others go on without it
 NOTES_INTERVAL = 60.0  # seconds at least between two notes for a resume,
 NOTES_GROWTH = 1.1  # and so many times the trials of the last one
@@ -506,8 +506,10 @@ class Study:
 
     def _conclude(self, folder: Path) -> None:
         """Settle the trials that will not go on, and log what the study found."""
-        for event in self._launcher.drain(UPLOAD_PATIENCE):
-            self._take(event)
+        deadline = time.monotonic() + (GRACE if self._interrupted else UPLOAD_PATIENCE)
+        while self._launcher.uploads and time.monotonic() < deadline:
+            for event in self._launcher.drain(TICK):
+                self._take(event)
         if left := self._launcher.uploads:
             self._warn(f"{left} checkpoints are not in the artifact store yet")
         if not self._stopping:
@@ -567,7 +569,7 @@ class Study:
         problem = "no checkpoint of its best epoch"
         try:
             path = self._books.best_checkpoint(best, folder)
-        except CorruptCheckpointError as error:
+        except (CorruptCheckpointError, StoreAwayError) as error:
             path, problem = None, str(error)
         if path is None:
             self._tracker.tags(self.run_id, {"hpo.warning": f"no model logged: {problem}"})

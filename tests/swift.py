@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes.util
+import fcntl
 import getpass
 import os
 import shutil
@@ -175,10 +176,12 @@ def _installed() -> Path:
     if missing:
         raise NotInstalledError(f"Swift is not installed: Debian: apt-get install {' '.join(missing)}")
     home = user_cache_path("mlflow-hpo-tests") / "swift"
+    home.parent.mkdir(parents=True, exist_ok=True)
     binaries, whole = home / "bin", home / "installed"
-    if whole.exists():
-        return binaries
-    with tempfile.NamedTemporaryFile() as log:
+    with tempfile.NamedTemporaryFile() as log, (home.parent / "swift.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests of other processes want it, too
+        if whole.exists():
+            return binaries
         try:
             for command in (
                 [sys.executable, "-m", "venv", "--clear", str(home)],
@@ -187,7 +190,7 @@ def _installed() -> Path:
                 subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, timeout=250)
         except (OSError, subprocess.SubprocessError) as error:
             raise NotInstalledError(f"Swift cannot be installed from PyPI: {error}") from None
-    whole.touch()
+        whole.touch()
     return binaries
 
 

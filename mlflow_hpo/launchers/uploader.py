@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlflow_hpo.errors import CorruptCheckpointError, StoreAwayError
+from mlflow_hpo.errors import CorruptCheckpointError, HpoError, StoreAwayError
 from mlflow_hpo.launchers.base import CheckpointStore, CheckpointStored, Warned
 
 PATIENCE = 6 * 3600.0  # seconds that an upload is tried again for
@@ -160,7 +160,9 @@ class Uploader:
         except Exception as error:  # noqa: BLE001 - stores raise what they like
             if not upload.path.exists():
                 return None
-            return _lost(upload, f"{type(error).__name__}: {error}")
+            return _lost(
+                upload, str(error) if isinstance(error, HpoError) else f"{type(error).__name__}: {error}"
+            )
 
     def _postpone(self, waiting: _Waiting, error: StoreAwayError) -> None:
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(waiting.failures, 20))

@@ -15,7 +15,7 @@ from mlflow.environment_variables import MLFLOW_S3_UPLOAD_EXTRA_ARGS
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from mlflow_hpo.errors import StudyError
-from mlflow_hpo.tracking.connect import _reach, ask, impatient, public_uri
+from mlflow_hpo.tracking.connect import ask, impatient, public_uri, reach
 from mlflow_hpo.tracking.s3 import bucket_and_key, bucket_owner, impatient_client
 
 BODY = b"written and removed by mlflow-hpo, to see that it can be\n"
@@ -185,7 +185,7 @@ def _extra_arguments() -> dict[str, object]:
 
 def _reach_endpoint() -> None:
     if endpoint := os.environ.get("MLFLOW_S3_ENDPOINT_URL"):
-        _reach("MLFLOW_S3_ENDPOINT_URL", endpoint)
+        reach("MLFLOW_S3_ENDPOINT_URL", endpoint)
 
 
 def _line(error: Exception) -> str:

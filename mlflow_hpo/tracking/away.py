@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import requests
 from mlflow.exceptions import MlflowException
 
-from mlflow_hpo.errors import HpoError, StoreAwayError
+from mlflow_hpo.errors import HpoError, StoreAwayError, StudyError
 from mlflow_hpo.tracking.connect import without_passwords
 
 STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -19,34 +19,39 @@ FINAL_ERRNO = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, e
 
 
 def passes(error: BaseException) -> bool:
-    """Whether the same request may succeed later: the store is away or busy, and did not refuse it.
+    """Whether the same request may succeed later: the store is away or busy, and did not refuse it."""
+    return _judged(error)[1]
 
-    Looks through the errors that an error was raised from; the first that says anything counts.
+
+@contextlib.contextmanager
+def in_one_line(what: str) -> Iterator[None]:
+    """Raise what passes by itself as a StoreAwayError, and all else that a store says as a StudyError.
+
+    Both are of one line. A FileNotFoundError is raised as it is.
+
+    Args:
+        what: what was tried, such as "cannot store the checkpoint of epoch 9".
+    """
+    try:
+        yield
+    except (HpoError, FileNotFoundError):
+        raise
+    except Exception as error:
+        telling, later = _judged(error)
+        line = without_passwords(" ".join(str(telling).split())) or type(telling).__name__
+        raise (StoreAwayError if later else StudyError)(f"{what}: {line:.300}") from error
+
+
+def _judged(error: BaseException) -> tuple[BaseException, bool]:
+    """Return the error that tells what happened, among those that `error` was raised from, and whether it
+    passes by itself.
     """
     seen: BaseException | None = error
     while seen is not None:
         if (verdict := _verdict(seen)) is not None:
-            return verdict
+            return seen, verdict
         seen = seen.__cause__ or seen.__context__
-    return False
-
-
-@contextlib.contextmanager
-def told_when_away(what: str) -> Iterator[None]:
-    """Raise what passes by itself as a StoreAwayError of one line, and all else as it is.
-
-    Args:
-        what: what was tried, such as "cannot store epoch-0009".
-    """
-    try:
-        yield
-    except HpoError:
-        raise
-    except Exception as error:
-        if not passes(error):
-            raise
-        line = without_passwords(" ".join(str(error).split())) or type(error).__name__
-        raise StoreAwayError(f"{what}: {line:.300}") from error
+    return error, False
 
 
 def _verdict(error: BaseException) -> bool | None:

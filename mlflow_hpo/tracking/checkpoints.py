@@ -13,7 +13,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from mlflow_hpo.checkpoint_files import check, epoch_of, name_of, sha256_of
 from mlflow_hpo.errors import CorruptCheckpointError
-from mlflow_hpo.tracking.away import told_when_away
+from mlflow_hpo.tracking.away import in_one_line
 from mlflow_hpo.tracking.multipart import abort_abandoned
 
 FOLDER = "checkpoints"
@@ -25,8 +25,8 @@ class ArtifactCheckpoints:
     The hash in the name makes a checkpoint one object, written once: a torn or altered one does not match
     its name, and nothing is ever overwritten by anything else.
 
-    Every method raises StoreAwayError where trying again later makes sense, and what the store said
-    where it does not.
+    Every method raises StoreAwayError where trying again later makes sense, and StudyError where the store
+    refuses for good.
 
     Args:
         artifact_uri: root of the run's artifacts: a path, ``mlflow-artifacts:/...``, ``s3://...``.
@@ -58,7 +58,7 @@ class ArtifactCheckpoints:
                 name = name_of(epoch, sha256_of(held))
             named = held.rename(held.with_name(name))
             size = named.stat().st_size
-            with told_when_away(f"cannot store {name}"):
+            with in_one_line(f"cannot store the checkpoint of epoch {epoch}"):
                 self._repository.log_artifact(str(named), FOLDER)
         abort_abandoned(self._root, FOLDER, stored=name, size=size)
         return name
@@ -66,7 +66,7 @@ class ArtifactCheckpoints:
     def names(self) -> list[tuple[int, str]]:
         """Return (epoch, name) of all stored checkpoints, newest epoch first."""
         found = []
-        with told_when_away("cannot list the checkpoints"):
+        with in_one_line("cannot list the checkpoints"):
             infos = self._repository.list_artifacts(FOLDER)
         for info in infos:
             name = info.path.rsplit("/", 1)[-1]
@@ -85,7 +85,7 @@ class ArtifactCheckpoints:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             fetched = Path(scratch) / name
-            with told_when_away(f"cannot fetch {name}"):
+            with in_one_line(f"cannot fetch the checkpoint of epoch {epoch_of(name)}"):
                 # download_artifacts would ask for a listing first, and tell no more than that it failed
                 self._repository._download_file(f"{FOLDER}/{name}", str(fetched))
             check(fetched, name)
@@ -95,5 +95,5 @@ class ArtifactCheckpoints:
 
     def delete(self, name: str) -> None:
         """Remove a checkpoint; one that is gone already is fine."""
-        with contextlib.suppress(FileNotFoundError), told_when_away(f"cannot remove {name}"):
+        with contextlib.suppress(FileNotFoundError), in_one_line(f"cannot remove {name}"):
             self._repository.delete_artifacts(f"{FOLDER}/{name}")

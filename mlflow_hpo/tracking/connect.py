@@ -45,7 +45,7 @@ def connect() -> MlflowClient:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri = mlflow.get_tracking_uri()
     problem = f"MLFLOW_TRACKING_URI: cannot use {public_uri(uri)}"
-    _reach("MLFLOW_TRACKING_URI", uri)
+    reach("MLFLOW_TRACKING_URI", uri)
     hasten(uri)
     with impatient():
         if urlsplit(uri).scheme.split("+")[0] in PORTS.keys() - {"http", "https"}:
@@ -71,7 +71,8 @@ def impatient() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _reach(setting: str, uri: str) -> None:
+def reach(setting: str, uri: str) -> None:
+    """Raise a StudyError that names `setting` if nothing answers at the host and port of `uri`."""
     parts = urlsplit(uri)
     port = PORTS.get(parts.scheme.split("+")[0])
     if parts.hostname and port:

@@ -39,9 +39,10 @@ from mlflow_hpo.tracking.connect import (
 from mlflow_hpo.tracking.known import KnownRunsWriter
 from mlflow_hpo.tracking.lease import DRIVER, Lease
 from mlflow_hpo.tracking.opening import open_parent
+from mlflow_hpo.tracking.outage import is_final
 from mlflow_hpo.tracking.summary import SCHEMA, StudySummary, TrialSummary, best_metric
 from mlflow_hpo.tracking.system_metrics import MachineMonitor
-from mlflow_hpo.tracking.writer import Writer, is_final
+from mlflow_hpo.tracking.writer import Writer
 
 TAG_LENGTH = 4_000  # characters of a reason or traceback; MLflow cuts tags at 8,000
 

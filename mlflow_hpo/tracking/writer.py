@@ -21,8 +21,7 @@ from mlflow_hpo.tracking.backlog import INTERVAL, Backlog, Flight, Waiting
 from mlflow_hpo.tracking.batch import Batch
 from mlflow_hpo.tracking.connect import store_name, without_passwords
 from mlflow_hpo.tracking.creation import Creation
-from mlflow_hpo.tracking.outage import is_final as is_final  # the tracker asks it, too
-from mlflow_hpo.tracking.outage import is_outage, pause
+from mlflow_hpo.tracking.outage import is_final, is_outage, pause
 from mlflow_hpo.tracking.spool import Spool, spool_folder
 from mlflow_hpo.tracking.transport import own_retries
 
