@@ -65,7 +65,8 @@ def test_what_may_pass_or_not_is_tried_some_times_and_then_told(start, make_stor
     for call in (writer.flush, writer.check, lambda: writer.status("run", "FINISHED")):
         with pytest.raises(StudyError, match="the tracking store cannot be written: who are you"):
             call()
-    assert store.tries == writer_module.ATTEMPTS
+    # what was put on the disk in between begins to count anew
+    assert writer_module.ATTEMPTS <= store.tries <= 2 * writer_module.ATTEMPTS
 
 
 def test_what_the_store_refuses_for_good_is_not_tried_again(start, make_store):
