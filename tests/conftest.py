@@ -17,8 +17,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--full-size",
         action="store_true",
-        help="10,000 trials for every searcher with every scheduler (hours with gp and optuna); 100 kills of a "
-        "study's driver; outages of a minute.",
+        help="10,000 trials for every searcher with every scheduler (hours with gp and optuna); 100 kills of "
+        "a study's driver; outages of a minute.",
     )
 
 

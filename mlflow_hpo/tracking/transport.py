@@ -86,10 +86,12 @@ def _hasten_sqlite(uri: str) -> None:
     if on_network(Path(path)):  # its processes on different machines would not see each other's log
         return
 
+    mark = f"mlflow_hpo {path}"  # each store's listener looks at each connection once
+
     def tune(connection: Any, record: Any, proxy: Any) -> None:
-        if "mlflow_hpo" in record.info:
+        if mark in record.info:
             return
-        record.info["mlflow_hpo"] = True
+        record.info[mark] = True
         if isinstance(connection, sqlite3.Connection) and _file_of(connection) == path:
             with contextlib.suppress(sqlite3.Error):  # somebody else holds the file: the next connection may
                 connection.execute("PRAGMA journal_mode=WAL").close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from mlflow.store.artifact.s3_artifact_repo import _cached_get_s3_client
 from swift import Swift
 
 from mlflow_hpo.errors import StoreAwayError
@@ -18,6 +19,8 @@ def test_checkpoints_outlive_the_server(
 ) -> None:
     for name, value in {**swift.s3.env, "AWS_MAX_ATTEMPTS": "2"}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it keeps the keys of an earlier test
+    _cached_get_s3_client.cache_clear()
     bucket = swift.s3.create_bucket()
     store = ArtifactCheckpoints(f"s3://{bucket}/1/run/artifacts", "sqlite://")
     contents = {1: b"small", 2: b"large" * (4 << 20)}  # the latter, of 20 MB, in parts

@@ -85,6 +85,7 @@ def test_outages_lose_nothing(postgres: Postgres, swift: Swift, tmp_path: Path, 
                     time.sleep(outage / 3)
                     proxy.share = s3_proxy.share = 1 / 3
                     time.sleep(outage)
+                    wait_for(lambda: proxy.refused > 5 or driver.poll() is not None, 120, "refusals")
                     proxy.share = s3_proxy.share = 0.0
                     assert driver.poll() is None, "the study was over before its servers were disturbed"
                     code = driver.wait(900)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from mlflow.entities import Metric
+from sqlite_writer import RUNS, write
 
 from mlflow_hpo.tracking.connect import connect
 from mlflow_hpo.tracking.transport import hasten, on_network, own_retries
 
-WRITERS, RUNS = 8, 5
+WRITERS = 8
 
 
 def test_the_connections_of_sqlite_do_not_wait_for_the_disk(store, tmp_path):
@@ -52,20 +52,6 @@ def test_files_on_network_file_systems_are_left_alone(tmp_path):
     assert not on_network(Path("/data/mlflow.db"), tmp_path / "none")
 
 
-def _write(uri, number, results):
-    try:
-        hasten(uri)
-        client = mlflow.MlflowClient(uri)
-        with own_retries():
-            for index in range(RUNS):
-                run = client.create_run("0", run_name=f"{number}-{index}").info.run_id
-                client.log_batch(run, [Metric("loss", 1.0, 1, step) for step in range(20)])
-                client.set_terminated(run)
-        results.put("")
-    except Exception as error:
-        results.put(f"{type(error).__name__}: {error}")
-
-
 def test_eight_processes_write_to_one_file(store, tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
@@ -73,7 +59,7 @@ def test_eight_processes_write_to_one_file(store, tmp_path):
     )
     results = context.Queue()
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    processes = [context.Process(target=_write, args=(uri, n, results)) for n in range(WRITERS)]
+    processes = [context.Process(target=write, args=(uri, n, results)) for n in range(WRITERS)]
     for process in processes:
         process.start()
     assert [results.get(timeout=120) for _ in processes] == [""] * WRITERS
@@ -102,3 +88,14 @@ def test_requests_that_are_tried_again_by_the_writer_fail_at_once(monkeypatch):
 def test_a_changed_mlflow_is_used_as_it_is(monkeypatch):
     monkeypatch.delattr("mlflow.utils.request_utils._get_request_session")
     hasten("http://127.0.0.1:9")
+
+
+def test_a_second_sqlite_store_of_the_process_is_quick_too(empty_store, store, tmp_path):
+    connect()
+    second = tmp_path / "second.db"
+    second.write_bytes(empty_store.read_bytes())
+    hasten(f"sqlite:///{second}")
+    mlflow.MlflowClient(f"sqlite:///{second}").search_experiments()
+    with sqlite3.connect(second) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
