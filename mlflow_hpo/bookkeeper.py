@@ -21,7 +21,7 @@ from mlflow_hpo.tracking.tracker import Tracker, TrialRun, as_yaml
 
 ANOTHER_SEARCH = "the study went on with another search"
 STATUS = {TrialState.PAUSED: "SCHEDULED", TrialState.FINISHED: "FINISHED", TrialState.STOPPED: "KILLED"}
-REMEMBERED = {**STATUS, TrialState.FAILED: "FAILED"}
+ENDED = {**STATUS, TrialState.FAILED: "FAILED"}
 
 
 class Bookkeeper:
@@ -61,7 +61,7 @@ class Bookkeeper:
             broken = trial.tags.get("hpo.infeasible", "")
             self.reported(trial.trial_id, report.epoch, report.metrics, report.time, broken=broken)
         self.ledger.ended(trial.trial_id, trial.seconds)
-        entry.status = REMEMBERED[record.state]
+        entry.status = ENDED[record.state]
         entry.reason = trial.reason or ("" if entry.status == "FINISHED" else ANOTHER_SEARCH)
         self._write_end(trial.trial_id)
 
@@ -75,9 +75,7 @@ class Bookkeeper:
             )
         self._tracker.status(entry.run_id, "RUNNING")
         self._tracker.tags(entry.run_id, {"hpo.rung": str(job.rung)})
-        done: Future[TrialRun] = Future()
-        done.set_result(TrialRun(entry.run_id, entry.location))
-        return done
+        return TrialRun(entry.run_id, entry.location).at_once()
 
     def started(self, job: Job, run: TrialRun, slot: Slot) -> TrialEntry:
         """Book a job that starts in `slot`; its run is RUNNING."""

@@ -134,8 +134,7 @@ class Recording:
     """A study as its runs tell it.
 
     Attributes:
-        run_id: the parent run; `run_name`, `experiment_id` and `artifact_uri` are its own.
-        tags, params: of the parent run.
+        run_id, tags: of the parent run.
         keys: its search.yaml, as it was last resumed.
         trials: by trial id.
         steps: of its progress metrics that are written.
@@ -143,11 +142,7 @@ class Recording:
     """
 
     run_id: str
-    run_name: str
-    experiment_id: str
-    artifact_uri: str
     tags: dict[str, str]
-    params: dict[str, str]
     keys: dict[str, Any]
     trials: dict[int, RecordedTrial]
     steps: int = 0

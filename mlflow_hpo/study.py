@@ -48,7 +48,7 @@ from mlflow_hpo.resumption import changes, check_task, is_other_search, remember
 from mlflow_hpo.schedulers.base import Decision
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.history import HISTORY, NOTES, WRITTEN
-from mlflow_hpo.tracking.lease import RENEWAL, LeaseLostError
+from mlflow_hpo.tracking.lease import LeaseLostError
 from mlflow_hpo.tracking.recovery import RESUMES, read_recording, settings_path
 from mlflow_hpo.tracking.summary import CHANGED, StudySummary
 from mlflow_hpo.tracking.tracker import Tracker, TrialRun, as_yaml, writable
@@ -177,9 +177,8 @@ class Study:
         self._starting: _Starting | None = None
         self._away: float | None = None  # seconds for which the tracking store has been away
         self._replaying = self._recording is not None
-        self._renewed = self._noted_at = time.monotonic()
+        self._noted_at = time.monotonic()
         self._noted = 0
-        self._renewal: Future[None] | None = None
         self._feasibility = Feasibility(config.constraints)
 
     @property
@@ -443,7 +442,7 @@ class Study:
             if self._interrupted:
                 raise KeyboardInterrupt
             return
-        self._look_at_lease()
+        self._tracker.keep_lease()
         self._look_at_store()
         now, ledger = time.monotonic(), self._books.ledger
         if not self._stopping and (why := "interrupted" if self._interrupted else ledger.exhausted()):
@@ -455,18 +454,6 @@ class Study:
             elif self._stopping and now > self._deadline:
                 self._overdue.add(trial_id)  # what it stored before is what it can go on from
                 self._launcher.kill(trial_id, f"did not end within {GRACE:g} seconds")
-
-    def _look_at_lease(self) -> None:
-        if self._renewal is not None and self._renewal.done():
-            renewal, self._renewal = self._renewal, None
-            error = renewal.exception()
-            if isinstance(error, LeaseLostError):
-                raise error
-            if error is not None:
-                logger.warning("the lease of the study was not renewed: %s", writable(str(error)))
-        if self._renewal is None and time.monotonic() - self._renewed > RENEWAL:
-            self._renewed = time.monotonic()
-            self._renewal = self._tracker.renew_lease()
 
     def _look_at_store(self) -> None:
         """Say when the tracking store goes away and comes back; running trials go on meanwhile."""

@@ -179,7 +179,7 @@ def test_a_second_driver_is_refused_until_the_first_is_gone(store, tmp_path):
 
 
 def test_a_driver_that_was_taken_over_lets_go(store, monkeypatch):
-    monkeypatch.setattr("mlflow_hpo.study.RENEWAL", 0.5)
+    monkeypatch.setattr("mlflow_hpo.tracking.lease.RENEWAL", 0.5)
 
     def steal(summary):
         time.sleep(1.5)  # by then the study has written itself down
@@ -218,6 +218,19 @@ def test_the_run_that_mlflow_made_for_resuming_is_linked_and_ends_as_the_study_d
     assert [each.info.run_id for each in studies] == [study.run_id]
     # resuming by the run of an earlier resume means the same study
     assert go_on(invocation).run_id == study.run_id
+
+
+def test_of_two_empty_runs_of_a_trial_one_is_left(store):
+    part = search(budget={"epochs": 5})
+    parent = store.get_run(part.run_id)
+    trial = len(told(store, part.run_id))
+    tags = {"mlflow.parentRunId": part.run_id, "hpo.kind": "trial", "hpo.trial": str(trial)}
+    for _ in range(2):  # as where the answer to a creation got lost
+        store.create_run(parent.info.experiment_id, start_time=parent.info.start_time, tags=tags)
+    go_on(part.run_id, budget={"epochs": 1000})
+    trials = told(store, part.run_id)  # sees to it that none has two
+    assert sorted(trials) == list(range(12))
+    assert "RUNNING" not in {status for _, status, _, _ in trials.values()}
 
 
 def test_tune_takes_it_too(store):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,12 +17,12 @@ from mlflow_hpo.metalearning.cache import Cache
 from mlflow_hpo.metalearning.mined import DAMAGED
 from mlflow_hpo.metalearning.plain_listing import PlainRun
 from mlflow_hpo.tracking.connect import ask
+from mlflow_hpo.tracking.logged import logged_value
 
 _THREADS = 8
 _MOST_POINTS = 1000  # of a curve
 _EPOCH = 100  # steps between two values, on average; what steps further count are batches, examples, seconds
 _FAR = 1000  # times the epochs of the middle one of a task: no epochs of this task
-_INFINITE = 1.797e308  # and beyond: how MLflow's databases store infinity
 
 
 class Point(NamedTuple):
@@ -57,11 +56,6 @@ def plain_curves(
             curves[run.run_id] = curve
             cache.put(_key(run, metric), run.state, json.dumps(curve, separators=(",", ":")))
     return curves
-
-
-def logged_value(value: float) -> float:
-    """Return a value as it was before MLflow stored it."""
-    return value if abs(value) < _INFINITE or math.isnan(value) else math.copysign(math.inf, value)
 
 
 class Epochs:

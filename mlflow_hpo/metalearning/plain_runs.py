@@ -18,9 +18,10 @@ from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.metalearning.cache import Cache
 from mlflow_hpo.metalearning.history import why_outside
 from mlflow_hpo.metalearning.mined import Mined, read
-from mlflow_hpo.metalearning.plain_curves import Epochs, logged_value, plain_curves
+from mlflow_hpo.metalearning.plain_curves import Epochs, plain_curves
 from mlflow_hpo.metalearning.plain_listing import PlainListing, PlainRun
 from mlflow_hpo.space import Config, SearchSpace
+from mlflow_hpo.tracking.logged import logged_value
 
 _MOST = 1000  # runs in all; a study records each of them
 _MOST_TASKS = 50  # the latest ones; a portfolio looks at no more

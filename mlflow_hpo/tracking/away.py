@@ -18,11 +18,6 @@ CODES = frozenset({"RequestTimeout", "SlowDown", "Throttling", "ThrottlingExcept
 FINAL_ERRNO = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
 
 
-def passes(error: BaseException) -> bool:
-    """Whether the same request may succeed later: the store is away or busy, and did not refuse it."""
-    return _judged(error)[1]
-
-
 @contextlib.contextmanager
 def in_one_line(what: str) -> Iterator[None]:
     """Raise what passes by itself as a StoreAwayError, and all else that a store says as a StudyError.

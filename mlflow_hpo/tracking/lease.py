@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import psutil
 from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.errors import StudyError
+from mlflow_hpo.tracking.connect import without_passwords
 
 DRIVER = "hpo.driver"  # tag of the parent run
 TERM = 90.0  # seconds that a lease lasts
 RENEWAL = 20.0  # seconds between two renewals
+
+logger = logging.getLogger(__name__)
 
 
 class LeaseLostError(StudyError):
@@ -101,6 +106,39 @@ class Lease:
     def _write(self) -> None:
         for name, value in self.tag().items():
             self._client.set_tag(self._run_id, name, value)
+
+
+class Renewals:
+    """Renews a lease now and then, in the background.
+
+    Args:
+        lease: which the caller has.
+        call: makes a call from another thread.
+    """
+
+    def __init__(self, lease: Lease, call: Callable[[Callable[[], None]], Future[None]]) -> None:
+        self._lease = lease
+        self._call = call
+        self._begun = time.monotonic()
+        self._renewal: Future[None] | None = None
+
+    def keep(self) -> None:
+        """Begin a renewal when it is time; to be called again and again.
+
+        Raises:
+            LeaseLostError: another driver has the lease.
+        """
+        if self._renewal is not None and self._renewal.done():
+            renewal, self._renewal = self._renewal, None
+            error = renewal.exception()
+            if isinstance(error, LeaseLostError):
+                raise error
+            if error is not None:
+                line = without_passwords(str(error))
+                logger.warning("the lease of the study was not renewed: %s", line)
+        if self._renewal is None and time.monotonic() - self._begun > RENEWAL:
+            self._begun = time.monotonic()
+            self._renewal = self._call(self._lease.renew)
 
 
 def _read(tags: Mapping[str, str]) -> dict[str, Any]:

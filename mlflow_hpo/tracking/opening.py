@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import mlflow
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from mlflow.tracking.context import registry as run_context
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from mlflow_hpo.errors import StudyError
 
 
-def open_parent(client: MlflowClient, adopted: str | None, experiment: str | None, name: str | None) -> Run:
+def open_parent(
+    client: MlflowClient,
+    context: Mapping[str, str],
+    adopted: str | None,
+    experiment: str | None,
+    name: str | None,
+) -> Run:
     """Return the parent run of a new study.
 
     Args:
         client: of the tracking store.
+        context: tags that MLflow gives every run that is made here.
         adopted: the run that `mlflow run` made, if it did.
         experiment: name of the experiment, created if need be; None for the one that MLflow's settings name.
         name: of the run; None to let MLflow choose.
@@ -30,7 +37,7 @@ def open_parent(client: MlflowClient, adopted: str | None, experiment: str | Non
         if name is not None:
             client.set_tag(adopted, MLFLOW_RUN_NAME, name)
         return run
-    tags = dict(run_context.resolve_tags())
+    tags = dict(context)
     active = mlflow.active_run()
     if active is not None:
         tags[MLFLOW_PARENT_RUN_ID] = active.info.run_id

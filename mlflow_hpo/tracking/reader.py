@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import mlflow
 from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 
-from mlflow_hpo.errors import ConfigError, StudyError
+from mlflow_hpo.errors import StudyError
 from mlflow_hpo.space import SearchSpace
-from mlflow_hpo.tracking.connect import ask, ask_all, connect
+from mlflow_hpo.tracking.connect import ask, connect
+from mlflow_hpo.tracking.runs import check_study, found_run, trial_runs
 from mlflow_hpo.tracking.summary import CHANGED, StudySummary, TrialSummary, best_metric
-
-PAGE = 1_000  # runs a request
 
 
 def read_study(run_id: str) -> StudySummary:
@@ -29,16 +27,12 @@ def read_study(run_id: str) -> StudySummary:
         StudyError: the store is unreachable.
     """
     client = connect()
-    try:
-        parent = client.get_run(run_id)
-    except mlflow.MlflowException as error:
-        raise ConfigError("run_id", f"no such run: {' '.join(str(error).split()):.200}") from None
+    parent = found_run(client, run_id, "run_id")
+    check_study(parent, "run_id")
     tags, metrics = parent.data.tags, parent.data.metrics
     params = {**parent.data.params, **_changed(tags)}
-    if tags.get("hpo.kind") != "study":
-        raise ConfigError("run_id", f"{run_id} is not the parent run of a study (tag hpo.kind)")
     space = SearchSpace(json.loads(_text(run_id, "space.json")))
-    trials = [_trial(run, space, tags["hpo.metric"]) for run in _children(client, parent)]
+    trials = [_trial(run, space, tags["hpo.metric"]) for run in trial_runs(client, parent)]
     end = parent.info.end_time or int(time.time() * 1000)
     return StudySummary(
         run_id=run_id,
@@ -72,16 +66,6 @@ def _changed(tags: Mapping[str, str]) -> dict[str, str]:
     return {
         f"hpo.{key}": value if isinstance(value, str) else json.dumps(value) for key, value in changed.items()
     }
-
-
-def _children(client: MlflowClient, parent: Run) -> Iterator[Run]:
-    return ask_all(
-        "MLFLOW_TRACKING_URI: cannot list the trials",
-        client.search_runs,
-        [parent.info.experiment_id],
-        f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and tags.`hpo.kind` = 'trial'",
-        max_results=PAGE,
-    )
 
 
 def _trial(run: Run, space: SearchSpace, metric: str) -> TrialSummary:

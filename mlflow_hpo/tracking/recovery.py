@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from operator import itemgetter
@@ -15,15 +15,16 @@ from typing import Any, TypeAlias
 import mlflow
 import yaml
 from mlflow.entities import Metric, Run
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.constraints import parse_constraints
-from mlflow_hpo.errors import ConfigError, StudyError
+from mlflow_hpo.errors import StudyError
 from mlflow_hpo.recording import RecordedTrial, Recording, Reports
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
-from mlflow_hpo.tracking.connect import ask, ask_all, connect, impatient
+from mlflow_hpo.tracking.connect import ask, connect, impatient
 from mlflow_hpo.tracking.history import HISTORY, NOTES, SCHEMA
+from mlflow_hpo.tracking.logged import logged_value
+from mlflow_hpo.tracking.runs import PAGE, check_study, found_run, trial_runs
 from mlflow_hpo.tracking.spool import spool_folder
 from mlflow_hpo.tracking.sync import sync
 
@@ -34,9 +35,7 @@ STEPS = "trials_done"  # the metric of the parent run that every step of the pro
 
 Curve: TypeAlias = "tuple[array[int], array[float]]"  # epochs, values
 
-_PAGE = 1_000  # runs a request
 _THREADS = 8
-_INFINITE = 1.797e308  # and beyond: how MLflow's databases store infinity
 _SYSTEM = "system/"
 _OURS = (_SYSTEM, "best_")  # metrics that not every report has
 
@@ -59,25 +58,17 @@ def read_recording(run_id: str) -> Recording:
     client = connect()
     if (left := spool_folder() / run_id).is_dir():  # what a driver on this machine could not write any more
         sync(left, client)
-    try:
-        parent = client.get_run(run_id)
-    except MlflowException as error:
-        raise ConfigError("resume", f"no such run: {' '.join(str(error).split()):.200}") from None
+    parent = found_run(client, run_id, "resume")
     tags = parent.data.tags
     if tags.get("hpo.kind") == "resume" and "hpo.study" in tags:
         return read_recording(tags["hpo.study"])
-    if tags.get("hpo.kind") != "study":
-        raise ConfigError("resume", f"{run_id} is not the parent run of a study (tag hpo.kind)")
+    check_study(parent, "resume")
     keys = _keys(run_id, int(tags.get(RESUMES, "0")))
     metrics = parent.data.metrics
     steps = ask("MLFLOW_TRACKING_URI: cannot read the progress", client.get_metric_history, run_id, STEPS)
     return Recording(
         run_id=run_id,
-        run_name=parent.info.run_name,
-        experiment_id=parent.info.experiment_id,
-        artifact_uri=parent.info.artifact_uri,
         tags=dict(tags),
-        params=dict(parent.data.params),
         keys=keys,
         trials=_trials(client, parent, _names(keys)),
         steps=max((point.step + 1 for point in steps), default=0),
@@ -113,26 +104,16 @@ def _trials(client: MlflowClient, parent: Run, names: list[str]) -> dict[int, Re
     written = _written(parent, names)
     found: dict[int, tuple[tuple[int, int, int], RecordedTrial]] = {}
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="mlflow-hpo-recovery") as pool:
-        children = _children(client, parent)
-        while runs := list(islice(children, _PAGE)):  # not all at once: they are large
+        children = trial_runs(client, parent)
+        while runs := list(islice(children, PAGE)):  # not all at once: they are large
             trials = pool.map(lambda run: _trial(client, run, names, written), runs)
             for run, trial in zip(runs, trials, strict=True):
-                other = found.get(trial.trial_id)
-                if other is None or other[0] < _worth(run):
-                    found[trial.trial_id] = _worth(run), trial
-                if other is not None:
-                    _delete_empty(client, *sorted((other, (_worth(run), trial)), key=itemgetter(0))[0])
+                this = _worth(run), trial
+                lesser, better = sorted((found.get(trial.trial_id, this), this), key=itemgetter(0))
+                found[trial.trial_id] = better
+                if lesser is not better:
+                    _delete_empty(client, *lesser)
     return {trial_id: found[trial_id][1] for trial_id in sorted(found)}
-
-
-def _children(client: MlflowClient, parent: Run) -> Iterator[Run]:
-    return ask_all(
-        "MLFLOW_TRACKING_URI: cannot list the trials",
-        client.search_runs,
-        [parent.info.experiment_id],
-        f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and tags.`hpo.kind` = 'trial'",
-        max_results=_PAGE,
-    )
 
 
 def _delete_empty(client: MlflowClient, worth: tuple[int, int, int], trial: RecordedTrial) -> None:
@@ -223,7 +204,7 @@ def _reports(histories: Mapping[str, Iterable[Metric]], names: list[str]) -> Rep
     times: dict[int, float] = {}
     for name in names:
         for point in sorted(histories.get(name, ()), key=lambda point: point.timestamp):
-            values[name][point.step] = _value(point.value)
+            values[name][point.step] = logged_value(point.value)
             times[point.step] = point.timestamp / 1000
     epochs = sorted(values[names[0]])
     return Reports(
@@ -234,11 +215,6 @@ def _reports(histories: Mapping[str, Iterable[Metric]], names: list[str]) -> Rep
             (name, place) for name in names for place, epoch in enumerate(epochs) if epoch not in values[name]
         ),
     )
-
-
-def _value(value: float) -> float:
-    """Return a value as it was before MLflow stored it."""
-    return value if abs(value) < _INFINITE or math.isnan(value) else math.copysign(math.inf, value)
 
 
 def _spread(run: Run, count: int) -> list[float]:

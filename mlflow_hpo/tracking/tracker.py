@@ -37,7 +37,7 @@ from mlflow_hpo.tracking.connect import (
     without_passwords,
 )
 from mlflow_hpo.tracking.known import KnownRunsWriter
-from mlflow_hpo.tracking.lease import DRIVER, Lease
+from mlflow_hpo.tracking.lease import DRIVER, Lease, Renewals
 from mlflow_hpo.tracking.opening import open_parent
 from mlflow_hpo.tracking.outage import is_final
 from mlflow_hpo.tracking.summary import SCHEMA, StudySummary, TrialSummary, best_metric
@@ -70,6 +70,12 @@ class TrialRun(NamedTuple):
     run_id: str
     location: str
 
+    def at_once(self) -> Future[TrialRun]:
+        """Return it as one that need not be waited for."""
+        future: Future[TrialRun] = Future()
+        future.set_result(self)
+        return future
+
 
 class Tracker:
     """Writes one study to MLflow: the parent run, a nested run for each trial, their values and artifacts.
@@ -80,6 +86,7 @@ class Tracker:
     Args:
         client: of the tracking store.
         parent: the parent run.
+        context: tags that MLflow gives every run that is made here: user, source, commit.
         lease: says that this is the study's driver.
         recording: what is known of the study, if it is resumed.
         invocation: a run that `mlflow run` made for the resuming of a study; it ends as the study does.
@@ -89,6 +96,7 @@ class Tracker:
         self,
         client: MlflowClient,
         parent: Run,
+        context: Mapping[str, str],
         lease: Lease,
         recording: Recording | None = None,
         invocation: str | None = None,
@@ -98,7 +106,7 @@ class Tracker:
         self._invocation = invocation
         self._tags: Mapping[str, str] = parent.data.tags
         self.tracking_uri = mlflow.get_tracking_uri()
-        self._context = ask("mlflow", run_context.resolve_tags)
+        self._context = context
         self.run_id: str = parent.info.run_id
         self.run_name: str = parent.info.run_name
         self.experiment_id: str = parent.info.experiment_id
@@ -109,6 +117,7 @@ class Tracker:
         if recording is not None:
             self._writer = KnownRunsWriter(self._writer, recording)
             self._known = dict(recording.trials)
+        self._renewals = Renewals(lease, self._writer.call)
 
     @classmethod
     def begin(
@@ -136,9 +145,10 @@ class Tracker:
         """
         adopted = _adopted()
         client = connect()
-        parent = ask(_cannot_write(), open_parent, client, adopted, experiment, name)
+        context = _context()
+        parent = ask(_cannot_write(), open_parent, client, context, adopted, experiment, name)
         lease = Lease(client, parent.info.run_id)
-        tracker = cls(client, parent, lease)
+        tracker = cls(client, parent, context, lease)
         try:
             tracker.log_first(artifacts)
         except BaseException as error:
@@ -173,7 +183,7 @@ class Tracker:
             ask(_cannot_write(), client.log_batch, adopted, tags=[RunTag(*each) for each in link.items()])
         lease = Lease(client, recording.run_id)
         ask("resume", lease.take, take_over=take_over)
-        return cls(client, parent, lease, recording, adopted)
+        return cls(client, parent, _context(), lease, recording, adopted)
 
     def log_first(self, artifacts: Mapping[str, str]) -> None:
         """Write texts to the parent run before anything else, which shows that its artifacts can be written.
@@ -203,9 +213,9 @@ class Tracker:
         """For how many seconds the tracking store has been away; None while it answers."""
         return self._writer.away
 
-    def renew_lease(self) -> Future[None]:
-        """Go on being the driver, in the background; the future raises LeaseLostError where it is not."""
-        return self._writer.call(self._lease.renew)
+    def keep_lease(self) -> None:
+        """Go on being the driver; to be called again and again. Raises LeaseLostError where it is not."""
+        self._renewals.keep()
 
     def end_left_over(self) -> None:
         """End the recorded trials that a resumed study did not come to again."""
@@ -261,9 +271,7 @@ class Tracker:
         self._writer.status(known.run_id, "RUNNING")
         cleared = {"hpo.stop_reason": ""} if known.reason else {}
         self._writer.tags(known.run_id, {"hpo.rung": str(rung), **cleared})
-        done: Future[TrialRun] = Future()
-        done.set_result(TrialRun(known.run_id, known.location))
-        return done
+        return TrialRun(known.run_id, known.location).at_once()
 
     def metrics(self, run_id: str, values: Mapping[str, float], *, step: int, time: float) -> None:
         """Log metrics of one step; `time` in seconds since 1970."""
@@ -388,6 +396,11 @@ def _adopted() -> str | None:
     Left there it would make workers write to the parent (mlflow issue 15713).
     """
     return os.environ.pop("MLFLOW_RUN_ID", None)
+
+
+def _context() -> dict[str, str]:
+    tags: dict[str, str] = ask("mlflow", run_context.resolve_tags)
+    return tags
 
 
 def _cannot_write() -> str:

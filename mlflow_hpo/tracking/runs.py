@@ -1,0 +1,39 @@
+"""Finding the runs of a study in the tracking store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.tracking.connect import ask_all
+
+PAGE = 1_000  # runs a request
+
+
+def found_run(client: MlflowClient, run_id: str, field: str) -> Run:
+    """Return a run. Raises ConfigError for `field` if there is none."""
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        raise ConfigError(field, f"no such run: {' '.join(str(error).split()):.200}") from None
+
+
+def check_study(run: Run, field: str) -> None:
+    """Raise ConfigError for `field` unless this is the parent run of a study."""
+    if run.data.tags.get("hpo.kind") != "study":
+        raise ConfigError(field, f"{run.info.run_id} is not the parent run of a study (tag hpo.kind)")
+
+
+def trial_runs(client: MlflowClient, parent: Run) -> Iterator[Run]:
+    """Yield the runs of a study's trials, `PAGE` a request."""
+    return ask_all(
+        "MLFLOW_TRACKING_URI: cannot list the trials",
+        client.search_runs,
+        [parent.info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and tags.`hpo.kind` = 'trial'",
+        max_results=PAGE,
+    )
