@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 import click
 import mlflow
 from crowded_store import METRIC, PLAIN, SPACE, STUDIES, fill
+from memory import memory
 from options import write_option
 from report import markdown_table, publish
 
@@ -76,8 +76,7 @@ def _rows(experiment: str, uri: str, folder: Path) -> list[list[str]]:
 
 
 def _report(begin: float, cpu: float, found: str) -> None:
-    status = Path("/proc/self/status").read_text()  # unlike ru_maxrss, not that of the parent before `exec`
-    peak = int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) / 1024
+    peak = memory("VmHWM")
     seconds, used = time.monotonic() - begin, time.process_time() - cpu
     click.echo(json.dumps({"seconds": seconds, "cpu": used, "peak": peak, "found": found}))
 

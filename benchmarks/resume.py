@@ -14,6 +14,7 @@ from unittest import mock
 
 import click
 from instant import InstantLauncher
+from memory import memory
 from options import write_option
 from report import markdown_table, publish
 
@@ -57,11 +58,11 @@ class Watch:
             if done in (100, 300, 1000, 3000, 10_000):
                 self.rates[done] = (time.monotonic() - self._begin) / done
                 click.echo(
-                    f"{done}: {1000 * self.rates[done]:.1f} ms a trial, {_memory('VmRSS')} MiB", err=True
+                    f"{done}: {1000 * self.rates[done]:.1f} ms a trial, {memory('VmRSS'):.0f} MiB", err=True
                 )
             if self.kill_at is not None and done >= self.kill_at:
                 time.sleep(2)
-                print(json.dumps({"memory": _memory("VmHWM"), "rates": self.rates}), flush=True)
+                print(json.dumps({"memory": round(memory("VmHWM")), "rates": self.rates}), flush=True)
                 os._exit(9)
 
     def ticked(self) -> None:
@@ -69,10 +70,6 @@ class Watch:
 
     def ended(self) -> None:
         """Nothing to do."""
-
-
-def _memory(field: str) -> int:
-    return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1)) // 1024
 
 
 @click.group(invoke_without_command=True)
@@ -144,7 +141,7 @@ def resumed() -> None:
     watch = Watch(None)
     with mock.patch.object(LAUNCHERS, "get", return_value=InstantLauncher):
         Study(train, listener=watch, resume=study.info.run_id).run()
-    print(json.dumps({"seconds": watch.live - begin, "memory": _memory("VmHWM")}))
+    print(json.dumps({"seconds": watch.live - begin, "memory": round(memory("VmHWM"))}))
 
 
 if __name__ == "__main__":

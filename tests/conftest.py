@@ -9,7 +9,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from launching import Run
+from launching import Run, starting
 from mlflow.tracking import MlflowClient
 
 
@@ -67,15 +67,8 @@ def postgres():
 @pytest.fixture
 def start_jobs(tmp_path):
     """Start a launcher for one training; its `submit` and `to_end` run jobs. Closed at the end."""
-    runs = []
-
-    def start(train, workers=1):
-        runs.append(Run(tmp_path, train, workers))
-        return runs[-1]
-
-    yield start
-    for run in runs:
-        run.launcher.close()
+    with starting(Run, tmp_path) as start:
+        yield start
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import http.client
 import random
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+from http_servers import QuietHandler, serving
 
 _HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "proxy-connection"}
 
@@ -20,23 +21,22 @@ class FlakyProxy:
 
     Attributes:
         uri: where it listens.
+        handler: of the requests.
         share: of the requests, 0 to 1; may be changed at any time.
         refused: how many got the error.
     """
 
     def __init__(self, upstream: str, seed: int) -> None:
         parts = urlsplit(upstream)
+        self.uri = ""
         self.share = 0.0
         self.refused = 0
         self._lock = threading.Lock()
         self._rng = random.Random(seed)
         proxy = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: object) -> None:
-                """Be quiet."""
 
             def _serve(self) -> None:
                 body = self._body()
@@ -84,17 +84,7 @@ class FlakyProxy:
                 if self.command != "HEAD":
                     self.wfile.write(content)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.uri = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Listen no more."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self.handler = Handler
 
     def _draw(self) -> tuple[bool, bool]:
         with self._lock:
@@ -107,7 +97,5 @@ class FlakyProxy:
 def flaky(upstream: str, seed: int = 0) -> Iterator[FlakyProxy]:
     """Run a proxy before a server."""
     proxy = FlakyProxy(upstream, seed)
-    try:
+    with serving(proxy.handler) as proxy.uri:
         yield proxy
-    finally:
-        proxy.close()

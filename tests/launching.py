@@ -1,5 +1,6 @@
 """Jobs of a real launcher against stores and monitors of the tests; workers import this."""
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -48,11 +49,13 @@ class FolderServices:
 class Run:
     """Runs jobs of one training to their ends, answering each report as told."""
 
+    services = FolderServices
+
     def __init__(self, tmp_path, train, workers=1):
         self.folder = tmp_path
         self.launcher = LocalLauncher(workers)
         (tmp_path / "work").mkdir()
-        self.launcher.start(train, FolderServices(), tmp_path / "work")
+        self.launcher.start(train, self.services(), tmp_path / "work")
 
     def submit(self, trial_id=0, params=PARAMS, start=0, stop=3):
         job = TrialJob(trial_id, dict(params), start, stop, 1, str(self.folder / f"store-{trial_id}"))
@@ -74,3 +77,17 @@ class Run:
         events = self.until(lambda event: isinstance(event, Ended), **answer)
         [end] = [event for event in events if isinstance(event, Ended)]
         return end, events + self.launcher.drain(60)
+
+
+@contextlib.contextmanager
+def starting(kind, tmp_path):
+    """Yield what starts a launcher for a training, as a `Run` of some kind; all are closed at the end."""
+    runs = []
+
+    def start(train, workers=1):
+        runs.append(kind(tmp_path, train, workers))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.launcher.close()

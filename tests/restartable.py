@@ -6,11 +6,11 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from processes import START_TIMEOUT, answers, clean_environment, free_port, wait_for
+from processes import START_TIMEOUT, answers, free_port, wait_for
+from server_processes import mlflow_command
 
 
 class Restartable:
@@ -61,11 +61,5 @@ def mlflow_server(
     """Return an `mlflow server` that is not started yet, and its URI."""
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
-        *("--workers", str(workers)),
-    ]
-    environment = clean_environment(
-        MLFLOW_BACKEND_STORE_URI=backend, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", **env
-    )
+    command, environment = mlflow_command(backend, env, port, "--workers", str(workers))
     return Restartable(command, lambda: answers(f"{uri}/health"), folder, environment), uri

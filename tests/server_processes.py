@@ -93,6 +93,24 @@ def postgres_cluster(*settings: str) -> Iterator[Postgres]:
         shutil.rmtree(folder)
 
 
+def mlflow_command(
+    backend: str, env: Mapping[str, str], port: int, *flags: str
+) -> tuple[list[str], dict[str, str]]:
+    """Return the command line of `mlflow server` on a backend store, and its environment.
+
+    Args:
+        backend: the store's URI.
+        env: what it has in its environment besides.
+        port: of loopback.
+        flags: further ones.
+    """
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), *flags]
+    environment = clean_environment(
+        MLFLOW_BACKEND_STORE_URI=backend, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", **env
+    )
+    return command, environment
+
+
 @contextlib.contextmanager
 def mlflow_server(backend: str, env: Mapping[str, str], folder: Path, *flags: str) -> Iterator[str]:
     """Run `mlflow server` on a backend store, its log in a folder; yield its URI.
@@ -105,13 +123,7 @@ def mlflow_server(backend: str, env: Mapping[str, str], folder: Path, *flags: st
     """
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
-        *flags,
-    ]
-    environment = clean_environment(
-        MLFLOW_BACKEND_STORE_URI=backend, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", **env
-    )
+    command, environment = mlflow_command(backend, env, port, *flags)
     with running(
         command,
         ready=lambda: answers(f"{uri}/health"),

@@ -25,12 +25,16 @@ def quick(trial):
         trial.report(epoch, loss=curve(trial.params, epoch), seed=trial.seed)
 
 
-def with_checkpoints(trial):
-    """The loss is the length of a history that only checkpoints carry from one job to the next."""
+def with_checkpoints(trial, seconds=0.0):
+    """`length` is that of a history that only checkpoints carry from one job to the next.
+
+    An epoch takes so many seconds.
+    """
     path = trial.load_checkpoint()
     history = json.loads(path.read_text()) if path else []
     with tempfile.TemporaryDirectory() as folder:
         for epoch in trial.epochs():
+            time.sleep(seconds)
             history.append(epoch)
             file = Path(folder) / "state.json"
             file.write_text(json.dumps(history))
@@ -39,31 +43,13 @@ def with_checkpoints(trial):
 
 
 def paced(trial):
-    """As `with_checkpoints`, but of 30 milliseconds an epoch."""
-    path = trial.load_checkpoint()
-    history = json.loads(path.read_text()) if path else []
-    with tempfile.TemporaryDirectory() as folder:
-        for epoch in trial.epochs():
-            time.sleep(0.03)
-            history.append(epoch)
-            file = Path(folder) / "state.json"
-            file.write_text(json.dumps(history))
-            trial.save_checkpoint(file)
-            trial.report(epoch, loss=curve(trial.params, epoch), length=len(history))
+    """As `with_checkpoints`, of 30 milliseconds an epoch."""
+    with_checkpoints(trial, 0.03)
 
 
 def timed(trial):
-    """As `with_checkpoints`, but of EPOCH_SECONDS an epoch, and with a checkpoint that says whose it is."""
-    path = trial.load_checkpoint()
-    history = json.loads(path.read_text())["epochs"] if path else []
-    with tempfile.TemporaryDirectory() as folder:
-        for epoch in trial.epochs():
-            time.sleep(float(os.environ["EPOCH_SECONDS"]))
-            history.append(epoch)
-            file = Path(folder) / "state.json"
-            file.write_text(json.dumps({"x": trial.params["x"], "epochs": history}))
-            trial.save_checkpoint(file)
-            trial.report(epoch, loss=curve(trial.params, epoch), length=len(history))
+    """As `with_checkpoints`, of EPOCH_SECONDS an epoch."""
+    with_checkpoints(trial, float(os.environ["EPOCH_SECONDS"]))
 
 
 def slow(trial):

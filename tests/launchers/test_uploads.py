@@ -11,13 +11,12 @@ from pathlib import Path
 import cloudpickle
 import pytest
 import trainings
-from launching import FolderServices, FolderStore, Run
+from launching import FolderServices, FolderStore, Run, starting
 
 from mlflow_hpo.checkpoint_files import epoch_of, name_of
 from mlflow_hpo.errors import StoreAwayError
 from mlflow_hpo.launchers.base import CheckpointStored, Ended, Outcome, Reported, Warned
 from mlflow_hpo.launchers.copies import LocalCopies
-from mlflow_hpo.launchers.local import LocalLauncher
 from mlflow_hpo.launchers.uploader import Settled, Upload, Uploader
 
 # workers can't import this file: it lies in no package, and only what is installed is on their path
@@ -56,11 +55,7 @@ class Services(FolderServices):
 
 
 class Jobs(Run):
-    def __init__(self, tmp_path, train, workers=1):
-        self.folder = tmp_path
-        self.launcher = LocalLauncher(workers)
-        (tmp_path / "work").mkdir()
-        self.launcher.start(train, Services(), tmp_path / "work")
+    services = Services
 
     def end(self, **answer):
         return self.until(lambda event: isinstance(event, Ended), **answer)
@@ -72,15 +67,8 @@ class Jobs(Run):
 
 @pytest.fixture
 def jobs(tmp_path):
-    started = []
-
-    def start(train, workers=1):
-        started.append(Jobs(tmp_path, train, workers))
-        return started[-1]
-
-    yield start
-    for run in started:
-        run.launcher.close()
+    with starting(Jobs, tmp_path) as start:
+        yield start
 
 
 def lengths(events):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import json
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from http_servers import QuietHandler, serving
 from processes import clean_environment, free_port, run_cli
 from stores import S3, SECRETS, Postgres, StartServer
 
@@ -36,7 +36,7 @@ class BadStore:
 def http_server(status: int | None) -> Iterator[str]:
     """Serve `status` to every request, or never answer at all; yields the address."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def handle_one_request(self) -> None:
             if status is None:
                 over.wait()
@@ -52,21 +52,12 @@ def http_server(status: int | None) -> Iterator[str]:
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
 
-        def log_message(self, *_: object) -> None:
-            pass
-
     over = threading.Event()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        over.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(Handler) as address:
+        try:
+            yield address
+        finally:
+            over.set()
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.server
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from http_servers import QuietHandler, serving
 from processes import free_port
 from stores import S3, SECRETS, StartServer
 
@@ -55,7 +54,7 @@ def in_front_of(s3: S3, answer: Callable[[int, str], tuple[int, str] | None]) ->
 
     seen = 0
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         protocol_version = "HTTP/1.1"
 
         def handle_request(self) -> None:
@@ -95,19 +94,8 @@ def in_front_of(s3: S3, answer: Callable[[int, str], tuple[int, str] | None]) ->
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_request
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(Handler) as address:
+        yield address
 
 
 def store_in(bucket: str) -> ArtifactCheckpoints:

@@ -1,14 +1,9 @@
 """`mlflow server`, killed while a study writes to it, and started again."""
 
-import contextlib
-import os
-import signal
-import sys
-
 import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
-from processes import answers, clean_environment, free_port, running
+from restartable import mlflow_server
 
 from mlflow_hpo.tracking.connect import connect
 from mlflow_hpo.tracking.writer import Writer
@@ -16,35 +11,17 @@ from mlflow_hpo.tracking.writer import Writer
 pytestmark = pytest.mark.servers
 
 
-@contextlib.contextmanager
-def server(database, port, folder):
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    env = clean_environment(
-        MLFLOW_BACKEND_STORE_URI=database,
-        MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
-        MLFLOW_DISABLE_TELEMETRY="1",
-    )
-    uri = f"http://127.0.0.1:{port}"
-    with running(
-        [*command, "--workers", "1"],
-        ready=lambda: answers(f"{uri}/health"),
-        log=folder / "server.log",
-        env=env,
-        cwd=folder,
-    ) as process:
-        yield process
-
-
 def test_every_point_is_there_once(empty_store, tmp_path, monkeypatch, wait_for, spools):
     database = tmp_path / "mlflow.db"
     database.write_bytes(empty_store.read_bytes())
     monkeypatch.setattr("mlflow_hpo.tracking.outage.LONGEST_PAUSE", 1.0)
-    port = free_port()
-    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    env = {"MLFLOW_DISABLE_TELEMETRY": "1"}
+    server, uri = mlflow_server(f"sqlite:///{database}", env, tmp_path, workers=1)
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     told, made, steps = [], [], 0
-    with contextlib.ExitStack() as stack:
-        first = stack.enter_context(server(f"sqlite:///{database}", port, tmp_path))
+    server.start()
+    try:
         writer = Writer(connect(), study="parent", on_outage=told.append)
 
         def train(count):
@@ -66,14 +43,14 @@ def test_every_point_is_there_once(empty_store, tmp_path, monkeypatch, wait_for,
             writer.params(future.result().info.run_id, {"lr": "0.1"})
         train(300)
         wait_for(lambda: writer._backlog.flights)
-        os.killpg(first.pid, signal.SIGKILL)
+        server.kill()
         train(300)
         create(3)
         wait_for(lambda: writer.away is not None)
         train(300)
         wait_for(lambda: list(spools.glob("parent/*")))
         assert not made[-1].done()
-        stack.enter_context(server(f"sqlite:///{database}", port, tmp_path))
+        server.start()
         train(300)
         for future in made:
             writer.status(future.result(60).info.run_id, "FINISHED")
@@ -81,6 +58,8 @@ def test_every_point_is_there_once(empty_store, tmp_path, monkeypatch, wait_for,
         writer.close()
         assert not list(spools.glob("*/*"))
         assert told[0] > 0
+    finally:
+        server.kill()
     client = MlflowClient(f"sqlite:///{database}")
     runs = client.search_runs(["0"])
     assert sorted(run.info.run_name for run in runs) == [f"trial-{trial:04d}" for trial in range(8)]
