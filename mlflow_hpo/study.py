@@ -41,13 +41,13 @@ from mlflow_hpo.launchers.replay import ReplayLauncher
 from mlflow_hpo.ledger import TrialEntry
 from mlflow_hpo.metalearning.portfolio import config_key
 from mlflow_hpo.metalearning.warm_start import WarmStart
+from mlflow_hpo.notes import Notes
 from mlflow_hpo.optimizer import BestTrial, Job
 from mlflow_hpo.preparation import describe, make_optimizer, mined_warm_start, parent_run
 from mlflow_hpo.recording import Recording
 from mlflow_hpo.resumption import changes, check_task, is_other_search, remember, resumed_keys
 from mlflow_hpo.schedulers.base import Decision
 from mlflow_hpo.space import SearchSpace
-from mlflow_hpo.tracking.history import HISTORY, NOTES, WRITTEN
 from mlflow_hpo.tracking.lease import LeaseLostError
 from mlflow_hpo.tracking.recovery import RESUMES, read_recording, settings_path
 from mlflow_hpo.tracking.summary import CHANGED, StudySummary
@@ -57,8 +57,6 @@ from mlflow_hpo.trial import DescribedTraining
 TICK = 0.5  # seconds: how often limits and the view are looked at while nothing happens
 UPLOAD_PATIENCE = 3600.0  # seconds that the end of a study waits for checkpoints on their way to the store
 START_PATIENCE = 2.0  # seconds that all wait for a run to be made, before the others go on without it
-NOTES_INTERVAL = 60.0  # seconds at least between two notes for a resume,
-NOTES_GROWTH = 1.1  # and so many times the trials of the last one
 MODEL = "hpo.model"  # tag of the parent run: which trial's model is logged
 REMEMBERED = "hpo.remembered"  # tag of the parent run: so many trials are of earlier searches
 GOAL_REACHED = "goal reached"  # why a study, or a trial in it, ended
@@ -173,12 +171,9 @@ class Study:
         self._deadline = 0.0  # until when running trials may store a checkpoint, once stopping
         self._overdue: set[int] = set()  # trials that did not make it by then
         self._interrupted = False
-        self._history_left = False
         self._starting: _Starting | None = None
         self._away: float | None = None  # seconds for which the tracking store has been away
         self._replaying = self._recording is not None
-        self._noted_at = time.monotonic()
-        self._noted = 0
         self._feasibility = Feasibility(config.constraints)
 
     @property
@@ -216,6 +211,7 @@ class Study:
         else:
             self._tracker = Tracker.resume(self._recording, take_over=self._take_over)
         self._books = Bookkeeper(self.config, self.optimizer, self._tracker)
+        self._notes = Notes(self._books, self._tracker, self._warn)
         try:
             if self._recording is not None:
                 self._go_back_to(self._recording)
@@ -319,7 +315,8 @@ class Study:
             for event in self._launcher.wait(TICK):
                 self._take(event)
             self._look_at_limits()
-            self._take_notes()
+            if not self._replaying:
+                self._notes.take()
             if self._listener is not None:
                 self._listener.ticked()
 
@@ -504,7 +501,7 @@ class Study:
             self._tracker.end_left_over()
             if self.optimizer.goal_reached:
                 self._stopping = GOAL_REACHED
-        self._leave_history()
+        self._notes.leave()
         if self.best is None:
             if self._interrupted:
                 return
@@ -513,26 +510,6 @@ class Study:
         if isinstance(self._train, DescribedTraining) and not self._interrupted:
             self._log_model(self._train, self.best, folder)
         self._books.clear_checkpoints()
-
-    def _take_notes(self) -> None:
-        """Now and then write down what there is, so that a study with many trials is resumed quickly."""
-        ended, now = len(self._books.ledger.trials), time.monotonic()
-        if self._replaying or ended < NOTES_GROWTH * self._noted or now - self._noted_at < NOTES_INTERVAL:
-            return
-        self._noted, self._noted_at = ended, now
-        self._tracker.log_later(NOTES, self._books.history())
-
-    def _leave_history(self) -> None:
-        """Write what later studies may learn; this one does not fail for it."""
-        if self._history_left or not self._books.ledger.trials:
-            return
-        try:
-            self._tracker.log_text(HISTORY, self._books.history())
-        except Exception as error:  # noqa: BLE001 - artifact stores raise what they like
-            self._warn(f"no history left for later studies: {writable(str(error)):.200}")
-            return
-        self._history_left = True
-        self._tracker.tags(self.run_id, {WRITTEN: str(len(self._books.ledger.trials))})
 
     def _why_no_best(self) -> str:
         failures, ledger = self._failures(), self._books.ledger
@@ -582,7 +559,7 @@ class Study:
         self._stopping = self._stopping or reason
         with contextlib.suppress(StudyError):  # the store may be what broke
             self._books.broken_off(reason)
-            self._leave_history()
+            self._notes.leave()
             self._tracker.tags(self.run_id, {"hpo.stop_reason": reason})
             self._tracker.finish(self._status)
 
