@@ -127,18 +127,21 @@ def _hasten_http(uri: str) -> None:
     from mlflow import environment_variables as settings
     from mlflow.utils import request_utils
 
-    session = request_utils._get_request_session(
-        settings.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get(),
-        settings.MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR.get(),
-        settings.MLFLOW_HTTP_REQUEST_BACKOFF_JITTER.get(),
-        request_utils._TRANSIENT_FAILURE_RESPONSE_CODES,
-        True,
-        settings.MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER.get(),
-    )
     prefix = uri.rstrip("/") + "/"
-    usual = session.get_adapter(prefix)
-    if not isinstance(usual, _QuickAdapter):
-        session.mount(prefix, _QuickAdapter(usual))
+    retries = settings.MLFLOW_HTTP_REQUEST_MAX_RETRIES
+    # MLflow keeps a session for each number of retries, and another thread may be impatient at this moment
+    for number in {retries.get(), retries.default}:
+        session = request_utils._get_request_session(
+            number,
+            settings.MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR.get(),
+            settings.MLFLOW_HTTP_REQUEST_BACKOFF_JITTER.get(),
+            request_utils._TRANSIENT_FAILURE_RESPONSE_CODES,
+            True,
+            settings.MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER.get(),
+        )
+        usual = session.get_adapter(prefix)
+        if not isinstance(usual, _QuickAdapter):
+            session.mount(prefix, _QuickAdapter(usual))
 
 
 class _QuickAdapter(BaseAdapter):

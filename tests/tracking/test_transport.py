@@ -6,7 +6,7 @@ import mlflow
 import pytest
 from sqlite_writer import RUNS, write
 
-from mlflow_hpo.tracking.connect import connect
+from mlflow_hpo.tracking.connect import connect, impatient
 from mlflow_hpo.tracking.transport import hasten, on_network, own_retries
 
 WRITERS = 8
@@ -83,6 +83,17 @@ def test_requests_that_are_tried_again_by_the_writer_fail_at_once(monkeypatch):
     monkeypatch.setattr("urllib3.util.Retry.sleep", lambda self, response=None: None)
     with pytest.raises(mlflow.MlflowException, match="Max retries exceeded"):
         mlflow.MlflowClient(uri).search_experiments()
+
+
+def test_it_is_so_as_well_where_somebody_else_was_impatient_at_the_time(monkeypatch):
+    uri = "http://127.0.0.1:7"  # echo: nobody listens
+    with impatient():
+        hasten(uri)
+    slept = []
+    monkeypatch.setattr("urllib3.util.Retry.sleep", lambda self, response=None: slept.append(response))
+    with own_retries(), pytest.raises(mlflow.MlflowException, match="refused"):
+        mlflow.MlflowClient(uri).search_experiments()
+    assert not slept
 
 
 def test_a_changed_mlflow_is_used_as_it_is(monkeypatch):
