@@ -16,8 +16,9 @@ from mlflow_hpo.recording import BROKEN_OFF, RecordedTrial
 from mlflow_hpo.retention import Retention, StoredTrial
 from mlflow_hpo.tracking.history import written_history
 from mlflow_hpo.tracking.recovery import CHECKPOINTS, SAMPLES
+from mlflow_hpo.tracking.runs import TrialRun
 from mlflow_hpo.tracking.summary import StudySummary, TrialSummary, best_metric
-from mlflow_hpo.tracking.tracker import Tracker, TrialRun, as_yaml
+from mlflow_hpo.tracking.tracker import Tracker, as_yaml
 
 ANOTHER_SEARCH = "the study went on with another search"
 STATUS = {TrialState.PAUSED: "SCHEDULED", TrialState.FINISHED: "FINISHED", TrialState.STOPPED: "KILLED"}
@@ -54,8 +55,7 @@ class Bookkeeper:
         """Book a trial of an earlier search of this study; it is over."""
         record = self._optimizer.trials[trial.trial_id]
         job = Job(trial.trial_id, dict(record.config), 0, max(trial.reached, 1), 0, trial.rung)
-        run = self.run_for(job, int(trial.tags.get("hpo.seed", "0"))).result()
-        entry = self.started(job, run, slot)
+        entry = self.start(job, int(trial.tags.get("hpo.seed", "0")), slot)
         for report in trial.reports:
             self.ledger.trained(trial.trial_id, report.epoch)
             broken = trial.tags.get("hpo.infeasible", "")
@@ -65,21 +65,29 @@ class Bookkeeper:
         entry.reason = trial.reason or ("" if entry.status == "FINISHED" else ANOTHER_SEARCH)
         self._write_end(trial.trial_id)
 
-    def run_for(self, job: Job, seed: int) -> Future[TrialRun]:
-        """Return the run of a job that is about to start, once it is there."""
-        entry = self.ledger.trials.get(job.trial_id)
-        if entry is None:
-            params = self._config.space.format(job.config)
-            return self._tracker.start_trial(
-                job.trial_id, params, bracket=job.bracket, rung=job.rung, seed=seed
-            )
-        self._tracker.status(entry.run_id, "RUNNING")
-        self._tracker.tags(entry.run_id, {"hpo.rung": str(job.rung)})
-        return TrialRun(entry.run_id, entry.location).at_once()
+    def start(self, job: Job, seed: int, slot: Slot, origin: str = "") -> TrialEntry:
+        """Book a job that starts in `slot`; its run is RUNNING, or on its way.
 
-    def started(self, job: Job, run: TrialRun, slot: Slot) -> TrialEntry:
-        """Book a job that starts in `slot`; its run is RUNNING."""
-        entry = self.ledger.started(job, run.run_id, run.location, slot)
+        Args:
+            job: what it trains.
+            seed: of its trial.
+            slot: where.
+            origin: where its configuration comes from, if it is of an earlier study.
+
+        Raises:
+            StudyError: its run cannot be created.
+        """
+        entry = self.ledger.started(job, slot)
+        if entry.run is not None:
+            self._tracker.status(entry.run_id, "RUNNING")
+            self._tracker.tags(entry.run_id, {"hpo.rung": str(job.rung)})
+            return entry
+        params = self._config.space.format(job.config)
+        entry.coming = self._tracker.start_trial(
+            *(job.trial_id, params), bracket=job.bracket, rung=job.rung, seed=seed, origin=origin
+        )
+        if entry.coming.done():
+            entry.arrived(entry.coming.result())
         if (known := self._known.pop(job.trial_id, None)) is not None:
             entry.checkpoints, entry.samples = dict(known.checkpoints), known.samples
         return entry
@@ -259,6 +267,7 @@ class Bookkeeper:
                 "failed": self._came_to_nothing(trial_id),
             }
             for trial_id, entry in sorted(self.ledger.trials.items())
+            if entry.run_id
         )
 
     def _came_to_nothing(self, trial_id: int) -> bool:
@@ -303,8 +312,17 @@ class Bookkeeper:
             tags["hpo.best_epoch"] = str(record.best_resource)
         if entry.reason:
             tags["hpo.stop_reason"] = entry.reason
-        self._tracker.tags(entry.run_id, tags)
-        self._tracker.status(entry.run_id, entry.status)
+        status = entry.status
+
+        def write(run: Future[TrialRun]) -> None:
+            if run.exception() is None:
+                self._tracker.tags(run.result().run_id, tags)
+                self._tracker.status(run.result().run_id, status)
+
+        if entry.run is not None:
+            write(entry.run.at_once())
+        elif entry.coming is not None:  # the store is away: it may still come
+            entry.coming.add_done_callback(write)
 
     def _best_epoch(self, trial_id: int) -> int:
         """Return the epoch of the study's best value if this trial reached it, else 0."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from array import array
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from mlflow_hpo.config import Budget
 from mlflow_hpo.launchers.base import Slot
 from mlflow_hpo.optimizer import Job
+from mlflow_hpo.tracking.runs import TrialRun
 
 
 @dataclass(slots=True)
@@ -16,12 +18,13 @@ class TrialEntry:
     """One trial's run and what it used. `status` is MLflow's word for what it is doing."""
 
     job: Job
-    run_id: str
-    location: str  # root of its artifacts
     slot: Slot
+    run: TrialRun | None = None
+    coming: Future[TrialRun] | None = None  # its run, while that is on its way
     status: str = "RUNNING"
     reason: str = ""
-    begin: float = field(default_factory=time.monotonic)  # of the present job
+    begin: float = field(default_factory=time.monotonic)  # of the present job,
+    heard: float = field(default_factory=time.monotonic)  # and since when what it tells is heard
     seconds: float = 0.0  # of the jobs that ended
     samples: int = 0  # of system metrics
     trained: int = 0  # the epoch that the present job has reached
@@ -31,6 +34,20 @@ class TrialEntry:
     epochs: array[int] = field(default_factory=lambda: array("q"))  # at which it was feasible,
     values: array[float] = field(default_factory=lambda: array("d"))  # and the metric there
     checkpoints: dict[int, str] = field(default_factory=dict)  # epoch -> name, of those in the store
+
+    @property
+    def run_id(self) -> str:
+        """Id of its run, "" until it is there."""
+        return "" if self.run is None else self.run.run_id
+
+    @property
+    def location(self) -> str:
+        """Root of its run's artifacts, "" until it is there."""
+        return "" if self.run is None else self.run.location
+
+    def arrived(self, run: TrialRun) -> None:
+        """Its run is there, and what it tells is heard."""
+        self.run, self.coming, self.heard = run, None, time.monotonic()
 
     @property
     def curve(self) -> list[tuple[int, float]]:
@@ -68,14 +85,14 @@ class Ledger:
         running = sum((now - entry.begin) * entry.slot.gpus for entry in entries)
         return (self._gpu_seconds + running) / 3600
 
-    def started(self, job: Job, run_id: str, location: str, slot: Slot) -> TrialEntry:
+    def started(self, job: Job, slot: Slot) -> TrialEntry:
         """Book a job that was handed to a worker."""
         entry = self.trials.get(job.trial_id)
         if entry is None:
-            entry = self.trials[job.trial_id] = TrialEntry(job, run_id, location, slot)
+            entry = self.trials[job.trial_id] = TrialEntry(job, slot)
         else:
             entry.job, entry.slot, entry.status = job, slot, "RUNNING"
-            entry.begin = time.monotonic()
+            entry.begin = entry.heard = time.monotonic()
         entry.trained = job.start
         self.running.add(job.trial_id)
         return entry

@@ -48,4 +48,7 @@ class Notes:
             self._warn(f"no history left for later studies: {writable(str(error)):.200}")
             return
         self._left = True
-        self._tracker.tags(self._tracker.run_id, {WRITTEN: str(len(self._books.ledger.trials))})
+        self._tracker.tags(
+            self._tracker.run_id,
+            {WRITTEN: str(sum(entry.run is not None for entry in self._books.ledger.trials.values()))},
+        )

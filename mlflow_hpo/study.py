@@ -11,14 +11,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent import futures
-from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Unpack
 
 import numpy as np
 
+from mlflow_hpo.arrivals import Arrivals
 from mlflow_hpo.auto import choose, is_auto, named
 from mlflow_hpo.bookkeeper import Bookkeeper
 from mlflow_hpo.config import StudyConfig, StudyKeys
@@ -32,7 +30,6 @@ from mlflow_hpo.launchers.base import (
     Outcome,
     Reported,
     Sampled,
-    Slot,
     Trainable,
     TrialJob,
     Warned,
@@ -42,7 +39,7 @@ from mlflow_hpo.ledger import TrialEntry
 from mlflow_hpo.metalearning.portfolio import config_key
 from mlflow_hpo.metalearning.warm_start import WarmStart
 from mlflow_hpo.notes import Notes
-from mlflow_hpo.optimizer import BestTrial, Job
+from mlflow_hpo.optimizer import BestTrial
 from mlflow_hpo.preparation import describe, make_optimizer, mined_warm_start, parent_run
 from mlflow_hpo.recording import Recording
 from mlflow_hpo.resumption import changes, check_task, is_other_search, remember, resumed_keys
@@ -50,13 +47,13 @@ from mlflow_hpo.schedulers.base import Decision
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.lease import LeaseLostError
 from mlflow_hpo.tracking.recovery import RESUMES, read_recording, settings_path
+from mlflow_hpo.tracking.runs import TrialRun
 from mlflow_hpo.tracking.summary import CHANGED, StudySummary
-from mlflow_hpo.tracking.tracker import Tracker, TrialRun, as_yaml, writable
+from mlflow_hpo.tracking.tracker import Tracker, as_yaml, writable
 from mlflow_hpo.trial import DescribedTraining
 
 TICK = 0.5  # seconds: how often limits and the view are looked at while nothing happens
 UPLOAD_PATIENCE = 3600.0  # seconds that the end of a study waits for checkpoints on their way to the store
-START_PATIENCE = 2.0  # seconds that all wait for a run to be made, before the others go on without it
 MODEL = "hpo.model"  # tag of the parent run: which trial's model is logged
 REMEMBERED = "hpo.remembered"  # tag of the parent run: so many trials are of earlier searches
 GOAL_REACHED = "goal reached"  # why a study, or a trial in it, ended
@@ -79,16 +76,6 @@ class Listener(Protocol):
 
     def ended(self) -> None:
         """The study is over and everything is written."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Starting:
-    """A job that is about to start in a slot, as soon as its run is there."""
-
-    slot: Slot
-    job: Job
-    seed: int
-    run: Future[TrialRun]
 
 
 class Study:
@@ -171,7 +158,7 @@ class Study:
         self._deadline = 0.0  # until when running trials may store a checkpoint, once stopping
         self._overdue: set[int] = set()  # trials that did not make it by then
         self._interrupted = False
-        self._starting: _Starting | None = None
+        self._arrivals = Arrivals(self._arrived)
         self._away: float | None = None  # seconds for which the tracking store has been away
         self._replaying = self._recording is not None
         self._feasibility = Feasibility(config.constraints)
@@ -308,11 +295,10 @@ class Study:
         while True:
             if not self._stopping:
                 self._hand_out()
-            if not running and (self._stopping or self._starting is None):
-                self._give_up_starting()
+            if not running:
                 self._go_live()
                 return
-            for event in self._launcher.wait(TICK):
+            for event in self._arrivals.admit(self._launcher.wait(TICK)):
                 self._take(event)
             self._look_at_limits()
             if not self._replaying:
@@ -321,40 +307,32 @@ class Study:
                 self._listener.ticked()
 
     def _hand_out(self) -> None:
-        """Fill the free slots. Where the store is away, the next trial waits for its run; others go on."""
-        while self._starting is None or self._start(self._starting):
-            slot = self._launcher.free_slot
-            if slot is None or (job := self.optimizer.ask()) is None:
-                return
+        """Fill the free slots. A new trial begins at once; what it tells is heard when its run is there."""
+        while (slot := self._launcher.free_slot) is not None and (job := self.optimizer.ask()) is not None:
             seed = trial_seed(self.config.seed, job.trial_id)
-            self._starting = _Starting(slot, job, seed, self._books.run_for(job, seed))
-            futures.wait([self._starting.run], START_PATIENCE)
+            origin = "" if job.start else self._origins.pop(config_key(job.config), "")
+            entry = self._books.start(job, seed, slot, origin)
+            coming = entry.coming
+            self._launcher.submit(
+                slot,
+                TrialJob(
+                    *(job.trial_id, job.config, job.start, job.stop, seed),
+                    *(entry.location, entry.samples, job.rung),
+                ),
+            )
+            if coming is not None:
+                self._arrivals.expect(job.trial_id, coming)
 
-    def _start(self, starting: _Starting) -> bool:
-        """Hand a job to its slot, if its run is there; return whether it is."""
-        if not starting.run.done():
-            return False
-        self._starting = None
-        job, run = starting.job, starting.run.result()
-        entry = self._books.started(job, run, starting.slot)
-        if job.start == 0 and (origin := self._origins.pop(config_key(job.config), None)):
-            self._tracker.tags(entry.run_id, {"hpo.warm_start": origin})
-        self._launcher.submit(
-            starting.slot,
-            TrialJob(
-                *(job.trial_id, job.config, job.start, job.stop, starting.seed),
-                *(entry.location, entry.samples, job.rung),
-            ),
-        )
-        return True
+    def _arrived(self, trial_id: int, run: TrialRun) -> None:
+        """The run of a trial is there."""
+        self._books.ledger.trials[trial_id].arrived(run)
+        self._launcher.located(trial_id, run.location)
 
-    def _give_up_starting(self) -> None:
-        """Leave a run that came too late for its job in a true state; the job is handed out on a resume."""
-        starting, self._starting = self._starting, None
-        if starting is not None and starting.run.done() and starting.run.exception() is None:
-            self._books.started(starting.job, starting.run.result(), starting.slot)
-            self._books.ledger.ended(starting.job.trial_id, 0.0)
-            self._books.interrupted(starting.job.trial_id)
+    def _give_up_waiting(self) -> None:
+        """Leave the trials alone whose runs do not come; they are handed out again on a resume."""
+        for trial_id in list(self._books.ledger.running):
+            self._books.ledger.ended(trial_id, 0.0)
+            self._books.interrupted(trial_id)
 
     def _take(self, event: Event) -> None:
         entry = self._books.ledger.trials[event.trial_id]
@@ -445,12 +423,20 @@ class Study:
         if not self._stopping and (why := "interrupted" if self._interrupted else ledger.exhausted()):
             self._stop(why)
         timeout = self.config.trial_timeout
-        for trial_id in ledger.running:
-            if timeout is not None and now - ledger.trials[trial_id].begin > timeout:
+        at_work = self._at_work()
+        if self._stopping and now > self._deadline and not at_work:
+            self._give_up_waiting()
+        for trial_id in at_work:
+            if timeout is not None and now - ledger.trials[trial_id].heard > timeout:
                 self._launcher.kill(trial_id, f"trial_timeout: the job took longer than {timeout:g} seconds")
             elif self._stopping and now > self._deadline:
                 self._overdue.add(trial_id)  # what it stored before is what it can go on from
                 self._launcher.kill(trial_id, f"did not end within {GRACE:g} seconds")
+
+    def _at_work(self) -> list[int]:
+        """Return the trials that a worker has, which are not all whose jobs are not booked as ended."""
+        running = self._books.ledger.running
+        return [trial_id for trial_id in running if not self._arrivals.ended(trial_id)]
 
     def _look_at_store(self) -> None:
         """Say when the tracking store goes away and comes back; running trials go on meanwhile."""
@@ -467,7 +453,7 @@ class Study:
         self._stopping = reason
         self._deadline = time.monotonic() + GRACE
         self._tell(f"stopping: {reason}")
-        for trial_id in self._books.ledger.running:
+        for trial_id in self._at_work():
             self._launcher.interrupt(trial_id)
 
     def _look_at_failures(self) -> None:
@@ -492,7 +478,7 @@ class Study:
         """Settle the trials that will not go on, and log what the study found."""
         deadline = time.monotonic() + (GRACE if self._interrupted else UPLOAD_PATIENCE)
         while self._launcher.uploads and time.monotonic() < deadline:
-            for event in self._launcher.drain(TICK):
+            for event in self._arrivals.admit(self._launcher.drain(TICK)):
                 self._take(event)
         if left := self._launcher.uploads:
             self._warn(f"{left} checkpoints are not in the artifact store yet")

@@ -1,4 +1,5 @@
 import contextlib
+import faulthandler
 import os
 import shutil
 import signal
@@ -102,7 +103,9 @@ def wait_for():
     def wait(condition, seconds=60):
         deadline = time.monotonic() + seconds
         while not (result := condition()):
-            assert time.monotonic() < deadline, "waited in vain"
+            if time.monotonic() > deadline:
+                faulthandler.dump_traceback()  # what all threads do meanwhile
+                pytest.fail("waited in vain")
             time.sleep(0.05)
         return result
 

@@ -57,8 +57,9 @@ class Run:
         (tmp_path / "work").mkdir()
         self.launcher.start(train, self.services(), tmp_path / "work")
 
-    def submit(self, trial_id=0, params=PARAMS, start=0, stop=3):
-        job = TrialJob(trial_id, dict(params), start, stop, 1, str(self.folder / f"store-{trial_id}"))
+    def submit(self, trial_id=0, params=PARAMS, start=0, stop=3, location=None):
+        location = str(self.folder / f"store-{trial_id}") if location is None else location
+        job = TrialJob(trial_id, dict(params), start, stop, 1, location)
         self.launcher.submit(self.launcher.free_slot, job)
 
     def until(self, wanted, go_on=True, best=False):

@@ -42,6 +42,14 @@ def with_checkpoints(trial, seconds=0.0):
             trial.report(epoch, loss=curve(trial.params, epoch), length=len(history))
 
 
+def saves_and_raises(trial):
+    """Has a checkpoint, and nothing to report."""
+    for _ in trial.epochs():
+        with tempfile.NamedTemporaryFile() as file:
+            trial.save_checkpoint(file.name)
+        raise RuntimeError("after all")
+
+
 def paced(trial):
     """As `with_checkpoints`, of 30 milliseconds an epoch."""
     with_checkpoints(trial, 0.03)

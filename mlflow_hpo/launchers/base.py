@@ -55,9 +55,9 @@ class Services(Protocol):
 class TrialJob:
     """One job as a worker gets it: train epochs ``start + 1 .. stop`` of one trial.
 
-    `location` says where its checkpoints live, in the words of `Services`; `sample` is the number of the
-    first sample of system metrics, so that a promoted trial's samples go on counting. `rung` is for the
-    records.
+    `location` says where its checkpoints live, in the words of `Services`; "" if that is only known when
+    `Launcher.located` tells. `sample` is the number of the first sample of system metrics, so that a promoted
+    trial's samples go on counting. `rung` is for the records.
     """
 
     trial_id: int
@@ -168,6 +168,11 @@ class Launcher(ABC):
     @abstractmethod
     def submit(self, slot: Slot, job: TrialJob) -> None:
         """Run a job in a free slot. Raises RuntimeError when it is not free."""
+
+    def located(self, trial_id: int, location: str) -> None:  # noqa: B027 - one without checkpoints
+        """Say where the checkpoints of a running trial live, before its first `Reported` is answered; until
+        then it stores none, and its job does not end.
+        """
 
     @abstractmethod
     def wait(self, timeout: float) -> list[Event]:

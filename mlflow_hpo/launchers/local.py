@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO
@@ -32,7 +32,7 @@ from mlflow_hpo.launchers.base import (
 )
 from mlflow_hpo.launchers.copies import LocalCopies
 from mlflow_hpo.launchers.uploader import Away, Back, Queued, Settled, Upload, inherited
-from mlflow_hpo.launchers.worker import Inherit, Interrupt, Ready, Reply, Setup, staging_of
+from mlflow_hpo.launchers.worker import Inherit, Interrupt, Located, Ready, Reply, Setup, staging_of
 
 CLOSE_TIMEOUT = 10.0  # seconds that idle workers get to leave by themselves
 LAST_UPLOADS = 600.0  # seconds that uploads under way get before the workers are stopped ...
@@ -151,6 +151,13 @@ class LocalLauncher(Launcher):
             raise RuntimeError(f"slot {slot.number} is busy with trial {worker.job.trial_id}")
         worker.job, worker.begin, worker.reported = job, time.monotonic(), 0
         self._send(worker, job)
+
+    def located(self, trial_id: int, location: str) -> None:
+        """Tell the trial's worker where its checkpoints live; one that is dead need not know."""
+        for worker in self._workers.values():
+            if worker.job is not None and worker.job.trial_id == trial_id:
+                worker.job = replace(worker.job, location=location)
+                self._send(worker, Located(trial_id, location))
 
     def wait(self, timeout: float) -> list[Event]:
         """Return what the workers sent, and the end of those that died."""
@@ -324,7 +331,7 @@ class LocalLauncher(Launcher):
         if not worker.ready and not worker.killed:
             del self._workers[worker.slot.number]
             raise StudyError(f"a worker process could not start: {tail.splitlines()[-1] if tail else code}")
-        if worker.job is not None:
+        if worker.job is not None and worker.job.location:
             self._seal_staged(worker, worker.job)
         heir = self._spawn(worker.slot)
         for upload in map(inherited, worker.uploads.values()):

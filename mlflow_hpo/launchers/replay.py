@@ -78,6 +78,14 @@ class ReplayLauncher(Launcher):
         reports = trial.reports.after(job.start, job.stop)
         self._replayed[slot.number] = _Replayed(slot, job, trial, reports[::-1])
 
+    def located(self, trial_id: int, location: str) -> None:
+        """Say where the checkpoints of a trial live that is not recorded."""
+        for number, (slot, job) in self._waiting.items():
+            if job.trial_id == trial_id:
+                self._waiting[number] = slot, replace(job, location=location)
+                return
+        self._launcher.located(trial_id, location)
+
     def wait(self, timeout: float) -> list[Event]:
         """Return the next event of the record, or what the other launcher tells."""
         while self._replayed:

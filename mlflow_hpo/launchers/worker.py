@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -64,6 +64,14 @@ class Reply:
 
     go_on: bool
     best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where the checkpoints of a trial live whose job has begun."""
+
+    trial_id: int
+    location: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +156,42 @@ class Interruption:
         self._raise_if_requested()
 
 
+class Locations:
+    """Where the checkpoints of the present trial live, which may be known only after its job has begun."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._present = Located(-1, "")
+
+    def begin(self, job: TrialJob) -> None:
+        """Let `job` be the present one. Called by the reader thread, in the order of the pipe."""
+        self.put(Located(job.trial_id, job.location))
+
+    def put(self, located: Located) -> None:
+        """Take note of the location of the present job's trial."""
+        with self._changed:
+            self._present = located
+            self._changed.notify_all()
+
+    def known(self, trial_id: int) -> bool:
+        """Whether a trial's location is known."""
+        return self._present.trial_id == trial_id and self._present.location != ""
+
+    def wait(self, trial_id: int) -> str:
+        """Return a trial's location, once it is known."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.known(trial_id))
+            return self._present.location
+
+
 class WorkerChannel:
     """The channel of one job: staging of checkpoints on local disk, reports through the pipe."""
 
     def __init__(
         self,
         job: TrialJob,
-        store: CheckpointStore,
+        open_store: Callable[[str], CheckpointStore],
+        locations: Locations,
         staging: Staging,
         uploader: Uploader,
         outbox: Outbox,
@@ -162,7 +199,8 @@ class WorkerChannel:
         interruption: Interruption,
     ) -> None:
         self._job = job
-        self._store = store
+        self._open_store = open_store
+        self._locations = locations
         self._staging = staging
         self._uploader = uploader
         self._outbox = outbox
@@ -195,7 +233,8 @@ class WorkerChannel:
             self._staging.stage(epoch, path)
             self._staged.add(epoch)
             self._newest = epoch
-            if time.monotonic() - self._last_sealed > UPLOAD_INTERVAL:
+            due = time.monotonic() - self._last_sealed > UPLOAD_INTERVAL
+            if due and self._locations.known(self._job.trial_id):
                 self._seal(epoch)
 
     def load(self) -> tuple[int, Path] | None:
@@ -229,11 +268,12 @@ class WorkerChannel:
             # an older one is from before this trial was elsewhere: the store may have a newer one
             if epoch >= start and (copy := self._copied(epoch, path)) is not None:
                 return epoch, copy
-        for epoch, name in self._store.names():
+        store = self._open_store(self._locations.wait(self._job.trial_id))
+        for epoch, name in store.names():
             if epoch >= stop:
                 continue
             try:
-                return epoch, self._store.download(name, self._staging.folder)
+                return epoch, store.download(name, self._staging.folder)
             except CorruptCheckpointError as error:
                 self._warn(f"checkpoint of epoch {epoch} is corrupt, going on from the one before: {error}")
         for epoch, path in here:
@@ -256,11 +296,13 @@ class WorkerChannel:
             return None
 
     def _seal(self, epoch: int) -> None:
+        trial_id = self._job.trial_id
+        location = self._locations.wait(trial_id)
         path = self._staging.seal(epoch)
         self._staged.discard(epoch)
         self._last_sealed = time.monotonic()
-        size, job = path.stat().st_size, self._job
-        self._uploader.add(Upload(job.trial_id, job.location, epoch, path, size, epoch == self._newest))
+        size = path.stat().st_size
+        self._uploader.add(Upload(trial_id, location, epoch, path, size, epoch == self._newest))
 
     def _drop_staged(self) -> None:
         for epoch in self._staged - {self._newest, self._best}:
@@ -307,6 +349,7 @@ def run_job(
     trainable: Trainable,
     services: Services,
     setup: Setup,
+    locations: Locations,
     uploader: Uploader,
     outbox: Outbox,
     replies: queue.SimpleQueue[Reply],
@@ -319,7 +362,8 @@ def run_job(
     staging = staging_of(setup.folder, job.trial_id)
     try:
         channel = WorkerChannel(
-            job, services.checkpoints(job.location), staging, uploader, outbox, replies, interruption
+            *(job, services.checkpoints, locations, staging),
+            *(uploader, outbox, replies, interruption),
         )
         trial = Trial(job.params, stop=job.stop, seed=job.seed, device=setup.device, channel=channel)
         try:
@@ -355,6 +399,7 @@ def main(descriptor: int) -> None:
     connection = Connection(descriptor)
     outbox = Outbox(connection)
     interruption = Interruption()
+    locations = Locations()
     jobs: queue.SimpleQueue[TrialJob | None] = queue.SimpleQueue()
     replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
     setup: Setup = connection.recv()
@@ -371,17 +416,21 @@ def main(descriptor: int) -> None:
                 os._exit(1)  # the driver is gone: nobody is left to tell anything
             if isinstance(message, Reply):
                 replies.put(message)
+            elif isinstance(message, Located):
+                locations.put(message)
             elif isinstance(message, Interrupt):
                 interruption.request(message)
             elif isinstance(message, Inherit):
                 uploader.inherit(message.uploads)
             else:
+                if message is not None:
+                    locations.begin(message)
                 jobs.put(message)
 
     threading.Thread(target=read, daemon=True, name="mlflow-hpo-reader").start()
     outbox.send(Ready())
     while (job := jobs.get()) is not None:
-        run_job(job, trainable, services, setup, uploader, outbox, replies, interruption, monitor)
+        run_job(job, trainable, services, setup, locations, uploader, outbox, replies, interruption, monitor)
     uploader.drain()
     sys.stdout.flush()
     sys.stderr.flush()

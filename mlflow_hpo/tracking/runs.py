@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import NamedTuple
 
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -12,6 +14,19 @@ from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.tracking.connect import ask_all
 
 PAGE = 1_000  # runs a request
+
+
+class TrialRun(NamedTuple):
+    """The run of a trial, and the root of its artifacts."""
+
+    run_id: str
+    location: str
+
+    def at_once(self) -> Future[TrialRun]:
+        """Return it as one that need not be waited for."""
+        future: Future[TrialRun] = Future()
+        future.set_result(self)
+        return future
 
 
 def found_run(client: MlflowClient, run_id: str, field: str) -> Run:

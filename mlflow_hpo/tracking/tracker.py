@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlflow
 import yaml
@@ -40,6 +40,7 @@ from mlflow_hpo.tracking.known import KnownRunsWriter
 from mlflow_hpo.tracking.lease import DRIVER, Lease, Renewals
 from mlflow_hpo.tracking.opening import open_parent
 from mlflow_hpo.tracking.outage import is_final
+from mlflow_hpo.tracking.runs import TrialRun
 from mlflow_hpo.tracking.summary import SCHEMA, StudySummary, TrialSummary, best_metric
 from mlflow_hpo.tracking.system_metrics import MachineMonitor
 from mlflow_hpo.tracking.writer import Writer
@@ -62,19 +63,6 @@ class WorkerServices:
     def monitor(self) -> MachineMonitor:
         """Open the machine's monitor."""
         return MachineMonitor()
-
-
-class TrialRun(NamedTuple):
-    """The run of a trial, and the root of its artifacts."""
-
-    run_id: str
-    location: str
-
-    def at_once(self) -> Future[TrialRun]:
-        """Return it as one that need not be waited for."""
-        future: Future[TrialRun] = Future()
-        future.set_result(self)
-        return future
 
 
 class Tracker:
@@ -235,11 +223,15 @@ class Tracker:
             self._lease.release()
 
     def start_trial(
-        self, trial_id: int, params: Mapping[str, str], *, bracket: int, rung: int, seed: int
+        self, trial_id: int, params: Mapping[str, str], *, bracket: int, rung: int, seed: int, origin: str
     ) -> Future[TrialRun]:
-        """Create the nested run of a trial, if there is none, in the background."""
+        """Create the nested run of a trial, if there is none, in the background.
+
+        `origin` says where a configuration of earlier studies comes from, "" for others.
+        """
+        warm = {"hpo.warm_start": origin} if origin else {}
         if (known := self._known.pop(trial_id, None)) is not None:
-            return self._started_again(known, params, rung)
+            return self._started_again(known, params, {"hpo.rung": str(rung), **warm})
         tags = {
             **self._context,
             MLFLOW_PARENT_RUN_ID: self.run_id,
@@ -248,6 +240,7 @@ class Tracker:
             "hpo.bracket": str(bracket),
             "hpo.rung": str(rung),
             "hpo.seed": str(seed),
+            **warm,
         }
 
         started: Future[TrialRun] = Future()
@@ -266,11 +259,13 @@ class Tracker:
         self._writer.create_run(self.experiment_id, tags=tags, run_name=name).add_done_callback(made)
         return started
 
-    def _started_again(self, known: RecordedTrial, params: Mapping[str, str], rung: int) -> Future[TrialRun]:
+    def _started_again(
+        self, known: RecordedTrial, params: Mapping[str, str], tags: Mapping[str, str]
+    ) -> Future[TrialRun]:
         self._writer.params(known.run_id, params)
         self._writer.status(known.run_id, "RUNNING")
         cleared = {"hpo.stop_reason": ""} if known.reason else {}
-        self._writer.tags(known.run_id, {"hpo.rung": str(rung), **cleared})
+        self._writer.tags(known.run_id, {**tags, **cleared})
         return TrialRun(known.run_id, known.location).at_once()
 
     def metrics(self, run_id: str, values: Mapping[str, float], *, step: int, time: float) -> None:
