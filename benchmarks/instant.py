@@ -1,4 +1,4 @@
-"""A launcher whose trials take no time: what is left is what the study itself costs."""
+"""Launchers whose trials take no time, or a known one: the rest is what the study itself costs."""
 
 from __future__ import annotations
 
@@ -85,3 +85,21 @@ class InstantLauncher(Launcher):
 
     def close(self) -> None:
         """Nothing is left behind."""
+
+
+class SleepingLauncher(InstantLauncher):
+    """One worker, whose epochs take `seconds` each; `slept` is what they took together."""
+
+    seconds = 0.1
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers)
+        self.slept = 0.0
+
+    def wait(self, timeout: float) -> list[Event]:
+        """Return the next event, after the time that its epoch takes."""
+        if self._turns and not self._turns[0].stopped and self._turns[0].epoch < self._turns[0].job.stop:
+            begin = time.monotonic()
+            time.sleep(self.seconds)
+            self.slept += time.monotonic() - begin
+        return super().wait(timeout)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import mlflow
 from mlflow.entities import Metric, Param
 from options import write_option
 from report import markdown_table, publish
+from slow_disk import SYNC, slow_disk
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from processes import clean_environment
@@ -25,7 +28,11 @@ from server_processes import mlflow_server, postgres_cluster
 
 STEPS = 10
 NAMES = ("learning_rate", "momentum", "weight_decay", "dropout", "batch_size")
-STORES = {"sqlite": "SQLite on disk", "server": "`mlflow server`, PostgreSQL"}
+STORES = {
+    "sqlite": "SQLite on this machine's disk, which answers before it has written",
+    "sqlite-sync": f"SQLite on a disk that has written when it answers (each `fsync` takes {SYNC:g} ms more)",
+    "server": "`mlflow server`, PostgreSQL",
+}
 EXPERIMENT = "tracking"
 SLEEP = 1.0  # seconds that a trial takes where the slowdown is measured
 
@@ -61,21 +68,27 @@ def _floor(trials: int, clock: Clock) -> None:
         clock(number + 1)
 
 
-def _ours(trials: int, clock: Clock, sleep: float = 0.0) -> None:
+def _ours(trials: int, clock: Clock) -> None:
     """As a study writes it: by the tracker, with tags, best values and the study's own progress."""
     from mlflow_hpo.tracking.tracker import Tracker
 
-    tracker = Tracker(experiment=EXPERIMENT, name=None, tags={}, params={}, artifacts={})
+    tracker = Tracker.begin(experiment=EXPERIMENT, name=None, tags={}, params={}, artifacts={})
     clock.done = tracker.flush  # type: ignore[attr-defined]
     for number in range(trials):
         params = {name: str(value) for name, value in _config(number).items()}
-        run, _ = tracker.start_trial(number, params, bracket=0, rung=0, seed=0)
+        run, _ = tracker.start_trial(number, params, bracket=0, rung=0, seed=0, origin="").result()
+        best = math.inf
         for step in range(1, STEPS + 1):
-            time.sleep(sleep / STEPS)
-            tracker.metrics(run, {"loss": _loss(number, step)}, step=step, time=time.time())
-        tracker.tags(run, {"hpo.epochs": str(STEPS), "hpo.seconds": "1.000", "hpo.best_epoch": "10"})
+            loss = _loss(number, step)
+            best = min(best, loss)
+            values = {"loss": loss, "best/loss": best} if loss == best else {"loss": loss}
+            tracker.metrics(run, values, step=step, time=time.time())
+        ended = {"hpo.epochs": str(STEPS), "hpo.seconds": "1.000", "hpo.best_epoch": "10", "hpo.samples": "1"}
+        tracker.tags(run, ended)
         tracker.status(run, "FINISHED")
-        tracker.progress({"trials_done": number + 1.0, "best_loss": 0.1}, step=number)
+        done = number + 1.0
+        study = {"trials_started": done, "trials_done": done, "epochs_spent": done * STEPS, "best/loss": 0.1}
+        tracker.progress({**study, "gpu_hours_spent": 0.0, "seconds_spent": done}, step=number)
         clock(number + 1)
     tracker.finish("FINISHED")
     tracker.close()
@@ -203,7 +216,7 @@ def _names(_: click.Context, __: click.Parameter, value: str) -> list[str]:
 @click.option("--ours", default="10000", show_default=True, callback=_names, help="Ours also after so many.")
 @click.option("--cap", default=60.0, show_default=True, help="Seconds for each tool but ours.")
 @click.option("--tools", default=",".join(TOOLS), callback=_names, help="Which; the floor comes first.")
-@click.option("--stores", default="sqlite,server", show_default=True, callback=_names)
+@click.option("--stores", default=",".join(STORES), show_default=True, callback=_names)
 @click.option("--slow", default=20, show_default=True, help="Trials of a second, for the slowdown of ours.")
 @write_option
 def main(
@@ -229,11 +242,16 @@ def main(
                 at = more if tool == "ours" else marks
                 with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
                     uri = f"sqlite:///{folder}/mlflow.db"
+                    extra = slow_disk(Path(folder)) if store == "sqlite-sync" else {}
                     if store == "server":
                         backend = cluster.create_database()
                         uri = stack.enter_context(mlflow_server(backend, {}, Path(folder)))
-                    measured = _measured("write", tool, at, None if tool == "ours" else cap, uri, folder)
-                    slowed = _measured("slowed", str(slow), [], None, uri, folder) if tool == "ours" else {}
+                    measured = _measured(
+                        "write", tool, at, None if tool == "ours" else cap, uri, folder, extra
+                    )
+                    slowed = {}
+                    if tool == "ours":
+                        slowed = _measured("slowed", str(slow), [], None, uri, folder, extra)
                 if tool == "floor":
                     floor = list(measured.values())[-1]
                 rows.append(_row(tool, at, more, measured, floor, slowed.get(slow)))
@@ -250,7 +268,8 @@ def main(
         "### Tracking\n\nMilliseconds of wall time to write a trial of 5 params and 10 values, the mean over "
         "so many trials from an empty store, with everything written at the end; no training, no search. "
         f"Each tool but ours had {cap:g} s: after an @ stands how many trials it got to. `x floor`: its last "
-        "figure over the floor's, which does the least that MLflow's client can.\n\n"
+        "figure over the floor's, which does the least that MLflow's client can. The last column is of whole "
+        "studies, with random search.\n\n"
     )
     publish("tracking", about + "\n\n".join(sections), write=write)
 
@@ -279,7 +298,13 @@ def _row(
 
 
 def _measured(
-    command: str, argument: str, marks: Sequence[int], cap: float | None, uri: str, folder: str
+    command: str,
+    argument: str,
+    marks: Sequence[int],
+    cap: float | None,
+    uri: str,
+    folder: str,
+    extra: Mapping[str, str],
 ) -> dict[int, float]:
     """Return seconds a trial by number of trials, as a process of its own measures them."""
     env = clean_environment(
@@ -287,6 +312,7 @@ def _measured(
         MLFLOW_DISABLE_TELEMETRY="true",
         PYTHONPATH=os.environ.get("PYTHONPATH", ""),
         RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS="0",
+        **extra,
     )
     words = [sys.executable, str(Path(__file__).resolve()), command, argument]
     words += [",".join(map(str, marks))] if command == "write" else []
@@ -343,33 +369,39 @@ def write(tool: str, marks: str, seconds: float) -> None:
 @main.command(hidden=True)
 @click.argument("trials", type=int)
 def slowed(trials: int) -> None:
-    """Print by which share trials of a second take longer because they are written."""
-    slept: list[float] = []
-    sleep = time.sleep
+    """Print by which share the trials of a study that sleep for a second take longer than that.
 
-    def counted(seconds: float) -> None:
-        begin = time.monotonic()
-        sleep(seconds)
-        slept.append(time.monotonic() - begin)
+    From the end of the first one to the end of the last: all that the study does counts, the search, too.
+    """
+    from unittest import mock
 
-    class Clock:
-        begin = end = 0.0
+    from instant import SleepingLauncher
 
-        def __call__(self, written: int) -> None:
-            self.end = time.monotonic()
-            if written == 1:
-                self.begin = self.end
-                slept.clear()
+    from mlflow_hpo import Study
+    from mlflow_hpo.launchers import LAUNCHERS
 
-    clock = Clock()
-    time.sleep = counted
-    try:
-        _ours(trials, clock, SLEEP)
-    finally:
-        time.sleep = sleep
-    click.echo(
-        "\n" + json.dumps({trials: (clock.end - clock.begin) / sum(slept[: (trials - 1) * STEPS]) - 1})
-    )
+    launcher = SleepingLauncher(1)
+    launcher.seconds = SLEEP / STEPS
+    ends: list[tuple[float, float]] = []  # time, and slept so far
+
+    class Watch:
+        def started(self, summary: object) -> None: ...
+
+        def happened(self, message: str) -> None:
+            if re.match(r"trial \d+: finished", message):
+                ends.append((time.monotonic(), launcher.slept))
+
+        def ticked(self) -> None: ...
+
+        def ended(self) -> None: ...
+
+    space = {name: {"type": "float", "low": 0.0, "high": 1.0} for name in ("x", *NAMES[1:])}
+    budget = {"trials": trials, "max_resource": STEPS}
+    search = {"searcher": "random", "scheduler": "full", "experiment": "slowed", "metric": "loss"}
+    with mock.patch.object(LAUNCHERS, "get", return_value=lambda workers: launcher):
+        Study(print, space, listener=Watch(), mode="min", **search, **budget).run()
+    (begin, before), (end, after) = ends[0], ends[-1]
+    click.echo("\n" + json.dumps({trials: (end - begin) / (after - before) - 1}))
 
 
 if __name__ == "__main__":
