@@ -125,6 +125,10 @@ class Ledger:
             if entry.infeasible and entry.status != "FAILED"
         ]
 
+    def failures(self) -> list[str]:
+        """Return why the trials failed that did, in the order in which they began."""
+        return [entry.reason for entry in self.trials.values() if entry.status == "FAILED"]
+
     def exhausted(self) -> str:
         """Return which limit of the budget is reached, in words; "" while none is."""
         budget, gpu_hours = self._budget, self.gpu_hours

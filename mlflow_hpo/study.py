@@ -19,8 +19,9 @@ import numpy as np
 from mlflow_hpo.arrivals import Arrivals
 from mlflow_hpo.auto import choose, is_auto, named
 from mlflow_hpo.bookkeeper import Bookkeeper
+from mlflow_hpo.conclusion import check_failures, log_model, why_no_best
 from mlflow_hpo.config import StudyConfig, StudyKeys
-from mlflow_hpo.errors import ConfigError, CorruptCheckpointError, StoreAwayError, StudyError
+from mlflow_hpo.errors import ConfigError, StudyError
 from mlflow_hpo.feasibility import Feasibility
 from mlflow_hpo.launchers import LAUNCHERS
 from mlflow_hpo.launchers.base import (
@@ -408,7 +409,7 @@ class Study:
             self._launcher.forget(trial_id)
         books.progress()
         self._tell(books.in_words(trial_id))
-        self._look_at_failures()
+        check_failures(books.ledger, self.config.max_failures, any_value=self.best is not None)
 
     # --- limits
 
@@ -456,22 +457,6 @@ class Study:
         for trial_id in self._at_work():
             self._launcher.interrupt(trial_id)
 
-    def _look_at_failures(self) -> None:
-        failures = self._failures()
-        ledger = self._books.ledger
-        succeeded = self.best is not None or any(
-            ledger.trials[trial_id].status != "RUNNING" for trial_id in ledger.infeasible()
-        )
-        if len(failures) >= self.config.max_failures and not succeeded:
-            raise StudyError(
-                f"max_failures: {len(failures)} trials failed and none succeeded, "
-                f"the last one with: {failures[-1]}"
-            )
-
-    def _failures(self) -> list[str]:
-        entries = self._books.ledger.trials.values()
-        return [entry.reason for entry in entries if entry.status == "FAILED"]
-
     # --- the end
 
     def _conclude(self, folder: Path) -> None:
@@ -491,43 +476,26 @@ class Study:
         if self.best is None:
             if self._interrupted:
                 return
-            raise StudyError(self._why_no_best())
+            ledger = self._books.ledger
+            raise StudyError(why_no_best(self.config, ledger, self._feasibility, self._stopping))
         self._books.best_found(self.best)
         if isinstance(self._train, DescribedTraining) and not self._interrupted:
             self._log_model(self._train, self.best, folder)
         self._books.clear_checkpoints()
-
-    def _why_no_best(self) -> str:
-        failures, ledger = self._failures(), self._books.ledger
-        infeasible = ledger.infeasible()
-        which = "feasible trial" if self.config.constraints else "trial"
-        parts = [f"no {which} reported a finite {self.config.metric.name}"]
-        if infeasible:
-            broken = self._feasibility.broken_by(infeasible)
-            parts.append(f"{len(infeasible)} of {len(ledger.trials)} trials are infeasible: {broken}")
-        if failures:
-            parts.append(f"the last failure: {failures[-1]}")
-        elif self._stopping:
-            parts.append(self._stopping)
-        return "; ".join(parts)
 
     def _log_model(self, train: DescribedTraining, best: BestTrial, folder: Path) -> None:
         of = f"trial {best.trial_id} at epoch {best.resource}"
         if self._recording is not None and self._recording.tags.get(MODEL) == of:
             return  # logged before the study was resumed
         self._tell(f"logging the best model: {of}")
-        problem = "no checkpoint of its best epoch"
-        try:
-            path = self._books.best_checkpoint(best, folder)
-        except (CorruptCheckpointError, StoreAwayError) as error:
-            path, problem = None, str(error)
-        if path is None:
+        problem = log_model(
+            *(train, best, self._books, self._tracker, folder), register_as=self.config.register_as
+        )
+        if problem:
             self._tracker.tags(self.run_id, {"hpo.warning": f"no model logged: {problem}"})
             self._tell(f"no model logged: {problem}")
-            return
-        with self._tracker.active():
-            train.log_model(path, best.config, registered_model_name=self.config.register_as)
-        self._tracker.tags(self.run_id, {MODEL: of})
+        else:
+            self._tracker.tags(self.run_id, {MODEL: of})
 
     def _finish(self, status: str) -> None:
         self._status = status
