@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, Unpack
 
@@ -25,9 +27,11 @@ from mlflow_hpo.errors import ConfigError, StudyError
 from mlflow_hpo.feasibility import Feasibility
 from mlflow_hpo.launchers import LAUNCHERS
 from mlflow_hpo.launchers.base import (
+    Cause,
     CheckpointStored,
     Ended,
     Event,
+    Heartbeat,
     Outcome,
     Reported,
     Sampled,
@@ -40,10 +44,11 @@ from mlflow_hpo.ledger import TrialEntry
 from mlflow_hpo.metalearning.portfolio import config_key
 from mlflow_hpo.metalearning.warm_start import WarmStart
 from mlflow_hpo.notes import Notes
-from mlflow_hpo.optimizer import BestTrial
+from mlflow_hpo.optimizer import BestTrial, Job
 from mlflow_hpo.preparation import describe, make_optimizer, mined_warm_start, parent_run
 from mlflow_hpo.recording import Recording
 from mlflow_hpo.resumption import changes, check_task, is_other_search, remember, resumed_keys
+from mlflow_hpo.retries import Retries
 from mlflow_hpo.schedulers.base import Decision
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.lease import LeaseLostError
@@ -144,6 +149,8 @@ class Study:
         )
         self.optimizer = make_optimizer(config)
         self._launcher = LAUNCHERS.get(config.launcher)(config.workers)
+        self._launcher.jobs_per_worker = config.trials_per_worker
+        self._retries = Retries(config.max_retries)
         self._train = train
         self._facts = describe(train, config)
         if self._recording is not None and isinstance(train, DescribedTraining):
@@ -270,9 +277,7 @@ class Study:
             return
         if self._interrupted:
             raise KeyboardInterrupt
-        self._books.ledger.restore(
-            epochs=recording.epochs, seconds=recording.seconds, gpu_hours=recording.gpu_hours
-        )
+        self._books.go_on_from(recording)
         resumes = int(recording.tags.get(RESUMES, "0")) + 1
         self._tracker.log_first({settings_path(resumes): as_yaml(self.config.to_dict())})
         changed = json.loads(recording.tags.get(CHANGED, "{}"))
@@ -297,6 +302,8 @@ class Study:
             if not self._stopping:
                 self._hand_out()
             if not running:
+                for trial_id in self._retries.give_up():  # until the study is resumed
+                    self._books.interrupted(trial_id)
                 self._go_live()
                 return
             for event in self._arrivals.admit(self._launcher.wait(TICK)):
@@ -304,12 +311,13 @@ class Study:
             self._look_at_limits()
             if not self._replaying:
                 self._notes.take()
+                self._books.keep_progress()
             if self._listener is not None:
                 self._listener.ticked()
 
     def _hand_out(self) -> None:
         """Fill the free slots. A new trial begins at once; what it tells is heard when its run is there."""
-        while (slot := self._launcher.free_slot) is not None and (job := self.optimizer.ask()) is not None:
+        while (slot := self._launcher.free_slot) is not None and (job := self._next_job()) is not None:
             seed = trial_seed(self.config.seed, job.trial_id)
             origin = "" if job.start else self._origins.pop(config_key(job.config), "")
             entry = self._books.start(job, seed, slot, origin)
@@ -318,11 +326,15 @@ class Study:
                 slot,
                 TrialJob(
                     *(job.trial_id, job.config, job.start, job.stop, seed),
-                    *(entry.location, entry.samples, job.rung),
+                    *(entry.location, entry.samples, job.rung, entry.reported),
+                    watched=self.config.heartbeat_timeout is not None,
                 ),
             )
             if coming is not None:
                 self._arrivals.expect(job.trial_id, coming)
+
+    def _next_job(self) -> Job | None:
+        return self._retries.next() or self.optimizer.ask()
 
     def _arrived(self, trial_id: int, run: TrialRun) -> None:
         """The run of a trial is there."""
@@ -340,6 +352,8 @@ class Study:
         match event:
             case Reported():
                 self._take_report(event, entry)
+            case Heartbeat(_, waits):
+                entry.alive = math.inf if waits else time.monotonic()
             case Sampled(_, number, metrics, sampled):
                 entry.samples = number + 1
                 self._tracker.metrics(entry.run_id, metrics, step=number, time=sampled)
@@ -366,7 +380,7 @@ class Study:
             self._launcher.kill(trial_id, f"reported epoch {epoch}, behind its last, {entry.job.stop}")
             return
         go_on = not self._stopping
-        if self._books.ledger.trained(trial_id, epoch):
+        if news := self._books.ledger.trained(trial_id, epoch):
             broken = self._feasibility.judge(trial_id, event.metrics)
             if absent := self._feasibility.newly_absent(trial_id):
                 self._warn(f"trial {trial_id}: {absent}; it is infeasible until it does")
@@ -378,7 +392,8 @@ class Study:
             self._books.reported(trial_id, epoch, event.metrics, event.time, broken=broken)
         improved = self.best is not None and (self.best.trial_id, self.best.resource) == (trial_id, epoch)
         self._launcher.reply(trial_id, go_on=go_on, best=improved)
-        if improved:
+        entry.alive = time.monotonic()
+        if improved and news:
             self._tell(
                 f"trial {trial_id}: best {metric} so far, {event.metrics[metric]:.6g} at epoch {epoch}"
             )
@@ -386,6 +401,9 @@ class Study:
     def _take_end(self, event: Ended, entry: TrialEntry) -> None:
         trial_id, books = event.trial_id, self._books
         books.ledger.ended(trial_id, event.seconds)
+        cause = self._retries.cause(event)
+        if event.outcome is Outcome.FAILED and entry.reason and cause is not Cause.TRAINING:
+            event = replace(event, outcome=Outcome.STOPPED, reason="")  # it had been told to stop anyway
         short = entry.reported < entry.job.stop
         reason = writable(event.reason)
         if event.outcome is Outcome.COMPLETED and short:
@@ -397,6 +415,10 @@ class Study:
             reason = self._feasibility.absent(trial_id)
         if trial_id in self._overdue or (paused_by_us and not reason):
             books.interrupted(trial_id)
+        elif reason and not self.optimizer.goal_reached and self._retries.take(cause, reason, entry):
+            self._tell(f"trial {trial_id}: {books.tried_again(trial_id, reason)}")
+            books.progress()
+            return
         elif reason:
             self.optimizer.fail(trial_id, reason)
             books.failed(trial_id, reason, event.details)
@@ -423,13 +445,19 @@ class Study:
         now, ledger = time.monotonic(), self._books.ledger
         if not self._stopping and (why := "interrupted" if self._interrupted else ledger.exhausted()):
             self._stop(why)
-        timeout = self.config.trial_timeout
         at_work = self._at_work()
         if self._stopping and now > self._deadline and not at_work:
             self._give_up_waiting()
+        patience = self.config.heartbeat_timeout or math.inf
+        timeout = self.config.trial_timeout or math.inf
         for trial_id in at_work:
-            if timeout is not None and now - ledger.trials[trial_id].heard > timeout:
+            entry = ledger.trials[trial_id]
+            if now - entry.heard > timeout:
                 self._launcher.kill(trial_id, f"trial_timeout: the job took longer than {timeout:g} seconds")
+            elif now - entry.alive > patience:
+                self._retries.hung(trial_id)
+                why = f"no sign of life for {patience:g} seconds after epoch {entry.trained}"
+                self._launcher.kill(trial_id, f"heartbeat_timeout: {why}")
             elif self._stopping and now > self._deadline:
                 self._overdue.add(trial_id)  # what it stored before is what it can go on from
                 self._launcher.kill(trial_id, f"did not end within {GRACE:g} seconds")

@@ -174,11 +174,12 @@ def test_a_study_that_is_interrupted_meanwhile_ends_and_leaves_the_trial_paused(
     assert (run.info.status, run.data.metrics["loss"]) == ("FINISHED", again.best.value)
 
 
-def test_a_job_that_ends_first_stores_its_checkpoint_where_the_run_is(start_jobs, tmp_path):
+def test_a_job_that_began_first_stores_its_checkpoint_where_the_run_is(start_jobs, tmp_path):
     run = start_jobs(trainings.saves_and_raises)
     run.submit(stop=1, location="")
-    assert run.launcher.wait(1.0) == []
+    run.until(lambda event: isinstance(event, Reported))
     run.launcher.located(0, str(tmp_path / "store-0"))
+    run.launcher.reply(0, go_on=True, best=False)
     end, events = run.to_end()
     assert (end.outcome, end.reason) == (Outcome.FAILED, "RuntimeError: after all")
     assert [event.epoch for event in events if isinstance(event, CheckpointStored)] == [1]
