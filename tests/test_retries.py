@@ -7,7 +7,7 @@ from crashes import told
 
 from mlflow_hpo import Study
 from mlflow_hpo.launchers.base import Cause, Ended, Outcome, Slot
-from mlflow_hpo.ledger import TrialEntry
+from mlflow_hpo.ledger import Ledger, TrialEntry
 from mlflow_hpo.optimizer import Job
 from mlflow_hpo.retries import Retries
 
@@ -142,18 +142,14 @@ def test_who_was_told_to_stop_and_dies_of_it_was_stopped(store):
 
 
 def test_a_trial_that_was_to_be_tried_again_is_when_the_study_is_resumed(store, monkeypatch):
-    monkeypatch.setattr("mlflow_hpo.ledger.Ledger.exhausted", lambda ledger: spent(ledger))
-
-    def spent(ledger):
-        return "enough" if ledger.trials[0].attempt == 2 else ""
-
-    study = search(faulty.dies_once)
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "exhausted", lambda ledger: "enough" if ledger.trials[0].attempt == 2 else "")
+        study = search(faulty.dies_once)
     run = only_run(store, study.run_id)
     assert (run.info.status, run.data.tags["hpo.attempt"]) == ("SCHEDULED", "2")
-    monkeypatch.undo()
-    resumed = Study(faulty.dies_once, resume=study.run_id)
-    resumed.run()
+    Study(faulty.dies_once, resume=study.run_id).run()
     run = only_run(store, study.run_id)
     assert (run.info.status, run.data.tags["hpo.attempt"]) == ("FINISHED", "2")
     [(_, _, _, points)] = told(store, study.run_id).values()
     assert points["length"] == [(epoch, epoch) for epoch in range(1, 6)]
+    assert store.get_run(study.run_id).data.metrics["epochs_spent"] == 5
