@@ -24,8 +24,8 @@ class TrialEntry:
     coming: Future[TrialRun] | None = None  # its run, while that is on its way
     status: str = "RUNNING"
     reason: str = ""
-    begin: float = field(default_factory=time.monotonic)  # of the present job,
-    heard: float = field(default_factory=time.monotonic)  # and since when what it tells is heard
+    begin: float = 0.0  # of the present job,
+    heard: float = 0.0  # and since when what it tells is heard
     alive: float = math.inf  # when its training last gave a sign of life; inf while it waits for us
     attempt: int = 1  # how often it was started, and started again after a failure
     seconds: float = 0.0  # of the jobs that ended
@@ -90,12 +90,9 @@ class Ledger:
 
     def started(self, job: Job, slot: Slot) -> TrialEntry:
         """Book a job that was handed to a worker."""
-        entry = self.trials.get(job.trial_id)
-        if entry is None:
-            entry = self.trials[job.trial_id] = TrialEntry(job, slot)
-        else:
-            entry.job, entry.slot, entry.status = job, slot, "RUNNING"
-            entry.begin = entry.heard = time.monotonic()
+        entry = self.trials.setdefault(job.trial_id, TrialEntry(job, slot))
+        entry.job, entry.slot, entry.status = job, slot, "RUNNING"
+        entry.begin = entry.heard = time.monotonic()
         entry.alive = math.inf
         entry.trained = max(job.start, entry.reported)  # at most: it may go on from an earlier checkpoint
         self.running.add(job.trial_id)
