@@ -6,12 +6,9 @@ import contextlib
 import json
 import logging
 import math
-import os
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, Unpack
@@ -50,6 +47,7 @@ from mlflow_hpo.recording import Recording
 from mlflow_hpo.resumption import changes, check_task, is_other_search, remember, resumed_keys
 from mlflow_hpo.retries import Retries
 from mlflow_hpo.schedulers.base import Decision
+from mlflow_hpo.signals import interruptible
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.lease import LeaseLostError
 from mlflow_hpo.tracking.recovery import RESUMES, read_recording, settings_path
@@ -215,7 +213,7 @@ class Study:
             with (
                 tempfile.TemporaryDirectory(prefix="mlflow-hpo-") as folder,
                 contextlib.closing(self._launcher),
-                self._signals(),
+                interruptible(self._interrupt),
             ):
                 self._launcher.start(self._train, self._tracker.services, Path(folder))
                 if self._choice is not None:
@@ -545,24 +543,8 @@ class Study:
             self._tracker.tags(self.run_id, {"hpo.stop_reason": reason})
             self._tracker.finish(self._status)
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Turn SIGINT and SIGTERM into an orderly stop; a second SIGINT quits at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def on_signal(number: int, _: object) -> None:
-            if self._interrupted and number == signal.SIGINT:
-                os._exit(130)  # the workers see the end of their pipes and leave, too
-            self._interrupted = True
-
-        previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    def _interrupt(self) -> None:
+        self._interrupted = True
 
     def _warn(self, message: str) -> None:
         """Tell what the user should know, also where nobody listens."""
