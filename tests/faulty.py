@@ -56,6 +56,14 @@ def dies_once_without_checkpoints(trial):
         trial.report(epoch, loss=curve(trial.params, epoch))
 
 
+def dies_at_its_report_once(trial):
+    """Is killed while it waits for the answer to its first report."""
+    if first_time("died"):
+        threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+    for epoch in trial.epochs():
+        trial.report(epoch, loss=1.0 / epoch)
+
+
 def dies_always(trial):
     for epoch in saved_epochs(trial):
         if epoch == 2:
@@ -99,6 +107,15 @@ def fills_the_disk_once(trial):
     for epoch in saved_epochs(trial):
         if epoch == 2 and first_time("full"):
             fill_the_disk(trial, 3)
+
+
+def saves_megabytes(trial):
+    """Checkpoints of twice `x` megabytes."""
+    with tempfile.NamedTemporaryFile(dir=".") as file:
+        file.truncate(int(2e6 * trial.params["x"]))
+        for epoch in trial.epochs():
+            trial.save_checkpoint(file.name)
+            trial.report(epoch, loss=1.0 / epoch)
 
 
 def dies_when_told_to_stop(trial):

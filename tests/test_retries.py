@@ -1,5 +1,8 @@
 """Trials that fail through no fault of their training are tried again, in the same run."""
 
+import shutil
+import subprocess
+
 import faulty
 import pytest
 import trainings
@@ -104,6 +107,31 @@ def test_it_goes_on_from_its_checkpoint_in_the_same_run(store, train, reason, ke
     assert reason in tags["hpo.warning"]
     assert "hpo.stop_reason" not in tags
     assert store.get_run(study.run_id).data.metrics["epochs_spent"] == 5
+
+
+@pytest.fixture
+def tiny_disk(tmp_path, monkeypatch):
+    """Where studies keep checkpoints in transit: a file system of 1 MB."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("may not mount a file system")
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full_costs_the_trials_that_fill_it_and_no_other(store, tiny_disk):
+    points = [{"x": 1.0, "kind": "round"}, {"x": 0.1, "kind": "round"}]
+    study = search(faulty.saves_megabytes, trials=2, points=points)
+    large, small = study.summary().trials
+    assert (large.status, small.status) == ("FAILED", "FINISHED")
+    assert large.reason == (
+        "OSError: [Errno 28] cannot keep the checkpoint of epoch 1 on this machine: No space left on device"
+    )
+    assert store.get_run(large.run_id).data.tags["hpo.attempt"] == "2"
+    assert store.get_run(study.run_id).info.status == "FINISHED"
 
 
 def test_without_checkpoints_it_is_trained_again_and_that_is_spent_too(store):

@@ -171,8 +171,8 @@ class Launcher(ABC):
     """Runs jobs in slots and tells what becomes of them.
 
     Owned by one `Study` and used by its thread only. Every submitted job ends with exactly one `Ended`,
-    whatever happens to its process. A launcher knows neither MLflow nor the search: what a worker needs of
-    them comes as `Services`.
+    whatever happens to its process; what is said to a job that is over has no effect. A launcher knows
+    neither MLflow nor the search: what a worker needs of them comes as `Services`.
 
     Attributes:
         slots: where jobs run.

@@ -165,10 +165,9 @@ class LocalLauncher(Launcher):
 
     def located(self, trial_id: int, location: str) -> None:
         """Tell the trial's worker where its checkpoints live; one that is dead need not know."""
-        for worker in self._workers.values():
-            if worker.job is not None and worker.job.trial_id == trial_id:
-                worker.job = replace(worker.job, location=location)
-                self._send(worker, Located(trial_id, location))
+        if (worker := self._of(trial_id)) is not None and worker.job is not None:
+            worker.job = replace(worker.job, location=location)
+            self._send(worker, Located(trial_id, location))
 
     def wait(self, timeout: float) -> list[Event]:
         """Return what the workers sent, and the end of those that died."""
@@ -196,22 +195,21 @@ class LocalLauncher(Launcher):
 
     def reply(self, trial_id: int, *, go_on: bool, best: bool) -> None:
         """Answer a report."""
-        worker = self._of(trial_id)
-        if best:
-            self._copies.best(trial_id, worker.reported)
-        self._send(worker, Reply(go_on, best))
+        if (worker := self._of(trial_id)) is not None:
+            if best:
+                self._copies.best(trial_id, worker.reported)
+            self._send(worker, Reply(go_on, best))
 
     def interrupt(self, trial_id: int) -> None:
         """Raise `TrialStopped` inside the training."""
-        worker = self._of(trial_id)
-        if worker.job is not None:
+        if (worker := self._of(trial_id)) is not None and worker.job is not None:
             self._send(worker, Interrupt(trial_id, worker.job.start))
 
     def kill(self, trial_id: int, reason: str) -> None:
         """Send SIGKILL to the trial's worker; a new one takes its slot."""
-        worker = self._of(trial_id)
-        worker.killed = worker.killed or reason
-        _kill(worker)
+        if (worker := self._of(trial_id)) is not None:
+            worker.killed = worker.killed or reason
+            _kill(worker)
 
     @property
     def uploads(self) -> int:
@@ -291,11 +289,12 @@ class LocalLauncher(Launcher):
         with contextlib.suppress(OSError):  # a dead worker: `wait` finds the end of its pipe and tells
             worker.connection.send(message)
 
-    def _of(self, trial_id: int) -> _Worker:
+    def _of(self, trial_id: int) -> _Worker | None:
+        """Return the worker that has a trial's job; None where it died before what it said was heard."""
         for worker in self._workers.values():
             if worker.job is not None and worker.job.trial_id == trial_id:
                 return worker
-        raise RuntimeError(f"trial {trial_id} is not running")
+        return None
 
     def _heard(self, worker: _Worker, message: object) -> list[Event]:
         """Book a message of a worker; return what the study hears of it."""
