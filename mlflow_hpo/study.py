@@ -401,7 +401,8 @@ class Study:
         books.ledger.ended(trial_id, event.seconds)
         cause = self._retries.cause(event)
         if event.outcome is Outcome.FAILED and entry.reason and cause is not Cause.TRAINING:
-            event = replace(event, outcome=Outcome.STOPPED, reason="")  # it had been told to stop anyway
+            # it had been told to stop anyway
+            event, cause = replace(event, outcome=Outcome.STOPPED, reason=""), Cause.TRAINING
         short = entry.reported < entry.job.stop
         reason = writable(event.reason)
         if event.outcome is Outcome.COMPLETED and short:

@@ -11,6 +11,7 @@ from mlflow_hpo.config import Budget
 from mlflow_hpo.launchers.base import Slot
 from mlflow_hpo.ledger import Ledger
 from mlflow_hpo.optimizer import Job
+from mlflow_hpo.tracking.reader import read_study
 
 
 @pytest.fixture
@@ -122,6 +123,7 @@ def test_a_spent_budget_pauses_what_runs_and_a_larger_one_goes_on(store, monkeyp
     Study(trainings.paced, resume=study.run_id, budget=more).run()
     parent = store.get_run(study.run_id)
     assert parent.data.tags["hpo.stop_reason"] == ""
+    assert read_study(study.run_id).budget == more
     assert parent.data.metrics["epochs_spent"] == 4 * 5  # nothing is trained twice
     for _, status, _, points in told(store, study.run_id).values():
         assert status == "FINISHED"

@@ -227,7 +227,8 @@ class WorkerChannel:
                 self._best = epoch
             self._drop_staged()
             self.stopped = not reply.go_on
-            if time.monotonic() - self._last_sealed > UPLOAD_INTERVAL:
+        if reply.go_on and time.monotonic() - self._last_sealed > UPLOAD_INTERVAL:
+            with self._ours():
                 self.seal_staged()
         return reply.go_on
 
