@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
+import math
+import time
+from operator import itemgetter
 
 from mlflow_hpo.launchers.base import Cause, Ended
 from mlflow_hpo.ledger import TrialEntry
 from mlflow_hpo.optimizer import Job
+
+PAUSE = 10.0  # seconds after which memory, disk or network may be there that a job lacked
 
 
 class Retries:
@@ -14,7 +18,8 @@ class Retries:
 
     A job whose process died or hung is tried again, and so is one that lacked memory, disk or network, unless
     it lacked the same thing at the same epoch the time before: that will not go away. What the training
-    itself raises would be raised again. A job that is tried again goes first when a slot is free.
+    itself raises would be raised again. A job that is tried again goes first when a slot is free; one that
+    lacked something waits a little before, so that others may free it.
 
     Args:
         limit: how often a trial is tried again over its whole life.
@@ -22,7 +27,7 @@ class Retries:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._waiting: deque[Job] = deque()
+        self._waiting: list[tuple[float, Job]] = []  # not before which time, and what
         self._hung: set[int] = set()  # trials that are killed because they gave no sign of life
         self._lacked: dict[int, tuple[str, int]] = {}  # trial -> what its last attempt lacked, at which epoch
 
@@ -50,15 +55,24 @@ class Retries:
             before, self._lacked[trial_id] = self._lacked.get(trial_id), lacked
             if lacked == before:
                 return False
-        self._waiting.append(entry.job)
+        pause = PAUSE if cause is Cause.RESOURCES else 0.0
+        self._waiting.append((time.monotonic() + pause, entry.job))
         return True
 
+    def __len__(self) -> int:
+        """How many jobs wait."""
+        return len(self._waiting)
+
     def next(self) -> Job | None:
-        """Return the job that has waited longest, which waits no more; None if there is none."""
-        return self._waiting.popleft() if self._waiting else None
+        """Return the job that has waited longest for its turn, and waits no more; None if there is none."""
+        due, job = min(self._waiting, key=itemgetter(0), default=(math.inf, None))
+        if job is None or due > time.monotonic():
+            return None
+        self._waiting.remove((due, job))
+        return job
 
     def give_up(self) -> list[int]:
         """Return the trials whose jobs wait, which will not be tried again."""
-        trials = [job.trial_id for job in self._waiting]
+        trials = [job.trial_id for _, job in self._waiting]
         self._waiting.clear()
         return trials

@@ -299,7 +299,7 @@ class Study:
         while True:
             if not self._stopping:
                 self._hand_out()
-            if not running:
+            if not running and (self._stopping or not self._retries):
                 for trial_id in self._retries.give_up():  # until the study is resumed
                     self._books.interrupted(trial_id)
                 self._go_live()

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import faulty
 import pytest
@@ -13,6 +14,11 @@ from mlflow_hpo.launchers.base import Cause, Ended, Outcome, Slot
 from mlflow_hpo.ledger import Ledger, TrialEntry
 from mlflow_hpo.optimizer import Job
 from mlflow_hpo.retries import Retries
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    monkeypatch.setattr("mlflow_hpo.retries.PAUSE", 0.0)
 
 
 def entry(trial_id=0, trained=0, attempt=1):
@@ -51,6 +57,20 @@ def test_jobs_wait_in_their_order():
     assert retries.next().trial_id == 3
     assert retries.give_up() == [1, 2]
     assert retries.next() is None
+
+
+def test_what_was_lacked_may_be_there_a_little_later(monkeypatch):
+    clock = SimpleNamespace(now=5.0)
+    monkeypatch.setattr("mlflow_hpo.retries.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("mlflow_hpo.retries.PAUSE", 10.0)
+    retries = Retries(1)
+    retries.take(Cause.RESOURCES, "MemoryError", entry(0))
+    retries.take(Cause.LOST, "died", entry(1))
+    assert retries.next().trial_id == 1
+    assert (len(retries), retries.next()) == (1, None)
+    clock.now += 10
+    assert retries.next().trial_id == 0
+    assert len(retries) == 0
 
 
 def test_a_job_that_was_killed_as_it_hung_is_lost_only_then():
