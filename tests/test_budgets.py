@@ -80,7 +80,6 @@ def test_epochs_that_are_trained_again_are_spent_and_no_news(clock):
             {"cost": 140, "price_per_gpu_hour": 2, "epochs": 90},
             "budget of 14 cost is spent",
         ),
-        ({"epochs": 7, "hours": 9}, {"epochs": 70, "hours": 90}, "budget of 7 epochs is spent"),
     ],
 )
 def test_a_spent_budget_pauses_what_runs_and_a_larger_one_goes_on(store, monkeypatch, budget, more, reason):

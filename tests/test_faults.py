@@ -26,17 +26,18 @@ ALLOWED[11] = ALLOWED[1]
 
 
 class Killer(threading.Thread):
-    """Sends SIGKILL to one of a launcher's workers every second."""
+    """Sends SIGKILL to one of a launcher's workers every `pause` seconds."""
 
-    def __init__(self, launcher, seed):
+    def __init__(self, launcher, pause, seed):
         super().__init__(daemon=True)
         self.launcher = launcher
+        self.pause = pause
         self.random = random.Random(seed)
         self.over = threading.Event()
         self.killed = 0
 
     def run(self):
-        while not self.over.wait(1.0):
+        while not self.over.wait(self.pause):
             with contextlib.suppress(IndexError, RuntimeError):  # the workers change meanwhile, or are gone
                 worker = self.random.choice(list(self.launcher._workers.values()))
                 worker.process.kill()
@@ -54,7 +55,7 @@ def relatives(mark):
 
 
 def test_faults_lose_nothing_and_leave_nothing_behind(store, monkeypatch, request):
-    trials = 200 if request.config.getoption("full_size") else 20
+    trials, pause = (200, 1.0) if request.config.getoption("full_size") else (20, 2.0)
     mark = uuid.uuid4().hex
     monkeypatch.setenv("FAULTS", mark)
     rng = random.Random(0)
@@ -84,7 +85,7 @@ def test_faults_lose_nothing_and_leave_nothing_behind(store, monkeypatch, reques
         close()
 
     monkeypatch.setattr(launcher, "close", look_and_close)
-    killer = Killer(launcher, seed=1)
+    killer = Killer(launcher, pause, seed=1)
     killer.start()
     begin = time.monotonic()
     study.run()
