@@ -3,9 +3,11 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 
 import cloudpickle
+import psutil
 import pytest
 import trainings
 from launching import PARAMS, Run
@@ -223,6 +225,35 @@ def lacks_memory_for_positive(trial):
 
 def pids(events):
     return {event.metrics["pid"] for event in events if isinstance(event, Reported)}
+
+
+def test_a_worker_that_dies_before_its_child_takes_it_along_and_is_heard_to_the_end(start_jobs, wait_for):
+    run = start_jobs(forks_and_dies_at_its_report)
+    run.submit()
+    events = run.until(lambda event: isinstance(event, Reported))
+    [child] = [int(event.metrics["child"]) for event in events if isinstance(event, Reported)]
+    [worker] = run.launcher._workers.values()
+    worker.process.wait(60)
+    assert is_alive(child)  # and has the worker's end of the pipe
+    end, _ = run.to_end()
+    run.launcher.reply(0, go_on=True, best=False)  # nobody needs it any more
+    assert (end.reason, end.cause) == ("the worker process died: signal SIGKILL", Cause.LOST)
+    wait_for(lambda: not is_alive(child))
+
+
+def forks_and_dies_at_its_report(trial):
+    child = os.fork()
+    if child == 0:
+        time.sleep(3600)
+    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+    trial.report(1, child=child)
+
+
+def is_alive(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_worker_that_is_killed_while_it_starts_does_not_cost_its_job(start_jobs):
