@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -12,14 +13,16 @@ from mlflow_hpo.config import StudyConfig
 from mlflow_hpo.launchers.base import Slot
 from mlflow_hpo.ledger import Ledger, TrialEntry
 from mlflow_hpo.optimizer import BestTrial, Job, Optimizer, TrialState
-from mlflow_hpo.recording import BROKEN_OFF, RecordedTrial
+from mlflow_hpo.recording import BROKEN_OFF, RecordedTrial, Recording
 from mlflow_hpo.retention import Retention, StoredTrial
 from mlflow_hpo.tracking.history import written_history
-from mlflow_hpo.tracking.recovery import CHECKPOINTS, SAMPLES
+from mlflow_hpo.tracking.recovery import ATTEMPT, CHECKPOINTS, SAMPLES
 from mlflow_hpo.tracking.runs import TrialRun
 from mlflow_hpo.tracking.summary import StudySummary, TrialSummary, best_metric
 from mlflow_hpo.tracking.tracker import Tracker, as_yaml
 
+BUDGET = "hpo.budget"  # tag of the parent run: spent / allowed, in words
+PROGRESS_INTERVAL = 60.0  # seconds: what a killed driver's study forgets at most of what it had spent
 ANOTHER_SEARCH = "the study went on with another search"
 STATUS = {TrialState.PAUSED: "SCHEDULED", TrialState.FINISHED: "FINISHED", TrialState.STOPPED: "KILLED"}
 ENDED = {**STATUS, TrialState.FAILED: "FAILED"}
@@ -44,6 +47,7 @@ class Bookkeeper:
         self._retention = Retention.parse(config.keep_checkpoints)
         self.best_metric = best_metric(config.metric.name)
         self._progress_steps = 0
+        self._progressed = time.monotonic()
         self._eliminated = 0  # how many of the optimizer's eliminations are written
         self._known: dict[int, RecordedTrial] = {}
 
@@ -90,6 +94,7 @@ class Bookkeeper:
             entry.arrived(entry.coming.result())
         if (known := self._known.pop(job.trial_id, None)) is not None:
             entry.checkpoints, entry.samples = dict(known.checkpoints), known.samples
+            entry.attempt = int(known.tags.get(ATTEMPT, "1"))
         return entry
 
     def reported(
@@ -109,6 +114,15 @@ class Bookkeeper:
         if broken != entry.infeasible:
             entry.infeasible = broken
             self._tracker.tags(entry.run_id, {"hpo.infeasible": broken})
+
+    def tried_again(self, trial_id: int, reason: str) -> str:
+        """Write that a trial failed and will be tried again; return it in words."""
+        entry = self.ledger.trials[trial_id]
+        told = f"attempt {entry.attempt} failed after epoch {entry.trained}, trying again: {reason}"
+        entry.attempt += 1
+        tags = {ATTEMPT: str(entry.attempt), "hpo.warning": told, "hpo.seconds": f"{entry.seconds:.3f}"}
+        self._tracker.tags(entry.run_id, tags)
+        return told
 
     def failed(self, trial_id: int, reason: str, details: str) -> None:
         """Write the end of a failed trial."""
@@ -156,14 +170,14 @@ class Bookkeeper:
                 self._write_end(trial_id)
 
     def progress(self) -> None:
-        """Write the study's own metrics, one step for each call."""
+        """Write the study's own metrics, one step for each call, and what is spent of which budget."""
         ledger, best = self.ledger, self._optimizer.best
         done = sum(entry.status not in ("RUNNING", "SCHEDULED") for entry in ledger.trials.values())
+        spent = ledger.spent()
         values = {
             "trials_started": float(len(ledger.trials)),
             "trials_done": float(done),
-            "epochs_spent": float(ledger.epochs),
-            "gpu_hours_spent": ledger.gpu_hours,
+            **{f"{name}_spent": float(used) for name, (used, _) in spent.items() if name != "hours"},
             "seconds_spent": ledger.seconds,
         }
         if self._config.constraints:
@@ -171,7 +185,23 @@ class Bookkeeper:
         if best is not None:
             values[self.best_metric] = best.value
         self._tracker.progress(values, step=self._progress_steps)
+        limits = [
+            f"{name} {used:.4g} / {limit:g}" for name, (used, limit) in spent.items() if limit is not None
+        ]
+        limits.insert(0, f"trials {len(ledger.trials)} / {self._config.trials}")
+        self._tracker.tags(self._tracker.run_id, {BUDGET: ", ".join(limits)})
         self._progress_steps += 1
+        self._progressed = time.monotonic()
+
+    def keep_progress(self) -> None:
+        """Write the study's own metrics if that was long ago, as no job has ended for a while."""
+        if time.monotonic() - self._progressed > PROGRESS_INTERVAL:
+            self.progress()
+
+    def go_on_from(self, recording: Recording) -> None:
+        """Go on with what a study had spent, and written of its progress, when it was broken off."""
+        self.ledger.restore(epochs=recording.epochs, seconds=recording.seconds, gpu_hours=recording.gpu_hours)
+        self._progress_steps = max(self._progress_steps, recording.steps)
 
     def checkpoint_stored(self, trial_id: int, epoch: int, name: str) -> None:
         """Note a checkpoint that is safe, and remove the trial's older ones but the study's best."""

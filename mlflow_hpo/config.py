@@ -116,6 +116,9 @@ class StudyKeys(TypedDict, total=False):
     target: str
     launcher: str
     trial_timeout: float
+    heartbeat_timeout: float
+    max_retries: int
+    trials_per_worker: int
     max_failures: int
     keep_checkpoints: str
     register: str
@@ -144,6 +147,11 @@ class StudyConfig(_Section):
         data, target: data of the bundled training, and the column to predict where the data is a table.
         launcher: where trials run.
         trial_timeout: seconds that one job may take; a longer one is killed and its trial failed.
+        heartbeat_timeout: seconds for which a training may give no sign of life; one that hangs longer is
+            killed.
+        max_retries: how often a trial is tried again that fails through no fault of its training.
+        trials_per_worker: how many jobs a worker process runs before a new one takes its place; None for any
+            number.
         max_failures: end the study when so many trials failed and none succeeded.
         keep_checkpoints: which are kept when the study ends: "best", of the best trial; "best:5", of the best
             five; "last", the newest of each trial; "all". Paused trials keep their newest.
@@ -171,6 +179,9 @@ class StudyConfig(_Section):
     target: Name | None = None
     launcher: Name = "local"
     trial_timeout: Annotated[float, Field(gt=0)] | None = None
+    heartbeat_timeout: Annotated[float, Field(gt=0)] | None = None
+    max_retries: Annotated[int, Field(ge=0)] = 2
+    trials_per_worker: Annotated[int, Field(gt=0)] | None = None
     max_failures: Annotated[int, Field(gt=0)] = 5
     keep_checkpoints: Checkpoints = "best"
     register_as: Name | None = Field(default=None, alias="register")

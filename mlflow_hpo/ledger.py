@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from array import array
 from concurrent.futures import Future
@@ -23,8 +24,10 @@ class TrialEntry:
     coming: Future[TrialRun] | None = None  # its run, while that is on its way
     status: str = "RUNNING"
     reason: str = ""
-    begin: float = field(default_factory=time.monotonic)  # of the present job,
-    heard: float = field(default_factory=time.monotonic)  # and since when what it tells is heard
+    begin: float = 0.0  # of the present job,
+    heard: float = 0.0  # and since when what it tells is heard
+    alive: float = math.inf  # when its training last gave a sign of life; inf while it waits for us
+    attempt: int = 1  # how often it was started, and started again after a failure
     seconds: float = 0.0  # of the jobs that ended
     samples: int = 0  # of system metrics
     trained: int = 0  # the epoch that the present job has reached
@@ -87,20 +90,18 @@ class Ledger:
 
     def started(self, job: Job, slot: Slot) -> TrialEntry:
         """Book a job that was handed to a worker."""
-        entry = self.trials.get(job.trial_id)
-        if entry is None:
-            entry = self.trials[job.trial_id] = TrialEntry(job, slot)
-        else:
-            entry.job, entry.slot, entry.status = job, slot, "RUNNING"
-            entry.begin = entry.heard = time.monotonic()
-        entry.trained = job.start
+        entry = self.trials.setdefault(job.trial_id, TrialEntry(job, slot))
+        entry.job, entry.slot, entry.status = job, slot, "RUNNING"
+        entry.begin = entry.heard = time.monotonic()
+        entry.alive = math.inf
+        entry.trained = max(job.start, entry.reported)  # at most: it may go on from an earlier checkpoint
         self.running.add(job.trial_id)
         return entry
 
     def trained(self, trial_id: int, epoch: int) -> bool:
         """Book a report of `epoch`; return whether it is news, not an epoch trained for the second time."""
         entry = self.trials[trial_id]
-        # a job that lost its checkpoint begins before `start`, and those epochs are spent again
+        # a job that lost its checkpoint, or is tried again, begins earlier, and those epochs are spent again
         self.epochs += epoch - entry.trained if epoch > entry.trained else 1
         entry.trained = epoch
         if epoch <= entry.reported:
@@ -125,16 +126,25 @@ class Ledger:
             if entry.infeasible and entry.status != "FAILED"
         ]
 
-    def exhausted(self) -> str:
-        """Return which limit of the budget is reached, in words; "" while none is."""
+    def failures(self) -> list[str]:
+        """Return why the trials failed that did, in the order in which they began."""
+        return [entry.reason for entry in self.trials.values() if entry.status == "FAILED"]
+
+    def spent(self) -> dict[str, tuple[float, float | None]]:
+        """Return what is spent of everything that a budget can limit, and its limit if there is one."""
         budget, gpu_hours = self._budget, self.gpu_hours
-        spent = {
+        spent: dict[str, tuple[float, float | None]] = {
             "epochs": (self.epochs, budget.epochs),
             "hours": (self.seconds / 3600, budget.hours),
             "gpu_hours": (gpu_hours, budget.gpu_hours),
-            "cost": (gpu_hours * (budget.price_per_gpu_hour or 0.0), budget.cost),
         }
-        for name, (used, limit) in spent.items():
+        if budget.price_per_gpu_hour is not None:
+            spent["cost"] = gpu_hours * budget.price_per_gpu_hour, budget.cost
+        return spent
+
+    def exhausted(self) -> str:
+        """Return which limit of the budget is reached, in words; "" while none is."""
+        for name, (used, limit) in self.spent().items():
             if limit is not None and used >= limit:
                 return f"budget of {limit:g} {name} is spent"
         return ""

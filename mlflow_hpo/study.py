@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import signal
+import math
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, Unpack
 
@@ -19,14 +18,17 @@ import numpy as np
 from mlflow_hpo.arrivals import Arrivals
 from mlflow_hpo.auto import choose, is_auto, named
 from mlflow_hpo.bookkeeper import Bookkeeper
+from mlflow_hpo.conclusion import check_failures, log_model, why_no_best
 from mlflow_hpo.config import StudyConfig, StudyKeys
-from mlflow_hpo.errors import ConfigError, CorruptCheckpointError, StoreAwayError, StudyError
+from mlflow_hpo.errors import ConfigError, StudyError
 from mlflow_hpo.feasibility import Feasibility
 from mlflow_hpo.launchers import LAUNCHERS
 from mlflow_hpo.launchers.base import (
+    Cause,
     CheckpointStored,
     Ended,
     Event,
+    Heartbeat,
     Outcome,
     Reported,
     Sampled,
@@ -39,11 +41,13 @@ from mlflow_hpo.ledger import TrialEntry
 from mlflow_hpo.metalearning.portfolio import config_key
 from mlflow_hpo.metalearning.warm_start import WarmStart
 from mlflow_hpo.notes import Notes
-from mlflow_hpo.optimizer import BestTrial
+from mlflow_hpo.optimizer import BestTrial, Job
 from mlflow_hpo.preparation import describe, make_optimizer, mined_warm_start, parent_run
 from mlflow_hpo.recording import Recording
 from mlflow_hpo.resumption import changes, check_task, is_other_search, remember, resumed_keys
+from mlflow_hpo.retries import Retries
 from mlflow_hpo.schedulers.base import Decision
+from mlflow_hpo.signals import interruptible
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.lease import LeaseLostError
 from mlflow_hpo.tracking.recovery import RESUMES, read_recording, settings_path
@@ -143,6 +147,8 @@ class Study:
         )
         self.optimizer = make_optimizer(config)
         self._launcher = LAUNCHERS.get(config.launcher)(config.workers)
+        self._launcher.jobs_per_worker = config.trials_per_worker
+        self._retries = Retries(config.max_retries)
         self._train = train
         self._facts = describe(train, config)
         if self._recording is not None and isinstance(train, DescribedTraining):
@@ -207,7 +213,7 @@ class Study:
             with (
                 tempfile.TemporaryDirectory(prefix="mlflow-hpo-") as folder,
                 contextlib.closing(self._launcher),
-                self._signals(),
+                interruptible(self._interrupt),
             ):
                 self._launcher.start(self._train, self._tracker.services, Path(folder))
                 if self._choice is not None:
@@ -269,9 +275,7 @@ class Study:
             return
         if self._interrupted:
             raise KeyboardInterrupt
-        self._books.ledger.restore(
-            epochs=recording.epochs, seconds=recording.seconds, gpu_hours=recording.gpu_hours
-        )
+        self._books.go_on_from(recording)
         resumes = int(recording.tags.get(RESUMES, "0")) + 1
         self._tracker.log_first({settings_path(resumes): as_yaml(self.config.to_dict())})
         changed = json.loads(recording.tags.get(CHANGED, "{}"))
@@ -295,7 +299,9 @@ class Study:
         while True:
             if not self._stopping:
                 self._hand_out()
-            if not running:
+            if not running and (self._stopping or not self._retries):
+                for trial_id in self._retries.give_up():  # until the study is resumed
+                    self._books.interrupted(trial_id)
                 self._go_live()
                 return
             for event in self._arrivals.admit(self._launcher.wait(TICK)):
@@ -303,12 +309,13 @@ class Study:
             self._look_at_limits()
             if not self._replaying:
                 self._notes.take()
+                self._books.keep_progress()
             if self._listener is not None:
                 self._listener.ticked()
 
     def _hand_out(self) -> None:
         """Fill the free slots. A new trial begins at once; what it tells is heard when its run is there."""
-        while (slot := self._launcher.free_slot) is not None and (job := self.optimizer.ask()) is not None:
+        while (slot := self._launcher.free_slot) is not None and (job := self._next_job()) is not None:
             seed = trial_seed(self.config.seed, job.trial_id)
             origin = "" if job.start else self._origins.pop(config_key(job.config), "")
             entry = self._books.start(job, seed, slot, origin)
@@ -317,11 +324,15 @@ class Study:
                 slot,
                 TrialJob(
                     *(job.trial_id, job.config, job.start, job.stop, seed),
-                    *(entry.location, entry.samples, job.rung),
+                    *(entry.location, entry.samples, job.rung, entry.reported),
+                    watched=self.config.heartbeat_timeout is not None,
                 ),
             )
             if coming is not None:
                 self._arrivals.expect(job.trial_id, coming)
+
+    def _next_job(self) -> Job | None:
+        return self._retries.next() or self.optimizer.ask()
 
     def _arrived(self, trial_id: int, run: TrialRun) -> None:
         """The run of a trial is there."""
@@ -339,6 +350,8 @@ class Study:
         match event:
             case Reported():
                 self._take_report(event, entry)
+            case Heartbeat(_, waits):
+                entry.alive = math.inf if waits else time.monotonic()
             case Sampled(_, number, metrics, sampled):
                 entry.samples = number + 1
                 self._tracker.metrics(entry.run_id, metrics, step=number, time=sampled)
@@ -365,7 +378,7 @@ class Study:
             self._launcher.kill(trial_id, f"reported epoch {epoch}, behind its last, {entry.job.stop}")
             return
         go_on = not self._stopping
-        if self._books.ledger.trained(trial_id, epoch):
+        if news := self._books.ledger.trained(trial_id, epoch):
             broken = self._feasibility.judge(trial_id, event.metrics)
             if absent := self._feasibility.newly_absent(trial_id):
                 self._warn(f"trial {trial_id}: {absent}; it is infeasible until it does")
@@ -377,7 +390,8 @@ class Study:
             self._books.reported(trial_id, epoch, event.metrics, event.time, broken=broken)
         improved = self.best is not None and (self.best.trial_id, self.best.resource) == (trial_id, epoch)
         self._launcher.reply(trial_id, go_on=go_on, best=improved)
-        if improved:
+        entry.alive = time.monotonic()
+        if improved and news:
             self._tell(
                 f"trial {trial_id}: best {metric} so far, {event.metrics[metric]:.6g} at epoch {epoch}"
             )
@@ -385,6 +399,10 @@ class Study:
     def _take_end(self, event: Ended, entry: TrialEntry) -> None:
         trial_id, books = event.trial_id, self._books
         books.ledger.ended(trial_id, event.seconds)
+        cause = self._retries.cause(event)
+        if event.outcome is Outcome.FAILED and entry.reason and cause is not Cause.TRAINING:
+            # it had been told to stop anyway
+            event, cause = replace(event, outcome=Outcome.STOPPED, reason=""), Cause.TRAINING
         short = entry.reported < entry.job.stop
         reason = writable(event.reason)
         if event.outcome is Outcome.COMPLETED and short:
@@ -396,6 +414,10 @@ class Study:
             reason = self._feasibility.absent(trial_id)
         if trial_id in self._overdue or (paused_by_us and not reason):
             books.interrupted(trial_id)
+        elif reason and not self.optimizer.goal_reached and self._retries.take(cause, reason, entry):
+            self._tell(f"trial {trial_id}: {books.tried_again(trial_id, reason)}")
+            books.progress()
+            return
         elif reason:
             self.optimizer.fail(trial_id, reason)
             books.failed(trial_id, reason, event.details)
@@ -408,7 +430,7 @@ class Study:
             self._launcher.forget(trial_id)
         books.progress()
         self._tell(books.in_words(trial_id))
-        self._look_at_failures()
+        check_failures(books.ledger, self.config.max_failures, any_value=self.best is not None)
 
     # --- limits
 
@@ -422,13 +444,19 @@ class Study:
         now, ledger = time.monotonic(), self._books.ledger
         if not self._stopping and (why := "interrupted" if self._interrupted else ledger.exhausted()):
             self._stop(why)
-        timeout = self.config.trial_timeout
         at_work = self._at_work()
         if self._stopping and now > self._deadline and not at_work:
             self._give_up_waiting()
+        patience = self.config.heartbeat_timeout or math.inf
+        timeout = self.config.trial_timeout or math.inf
         for trial_id in at_work:
-            if timeout is not None and now - ledger.trials[trial_id].heard > timeout:
+            entry = ledger.trials[trial_id]
+            if now - entry.heard > timeout:
                 self._launcher.kill(trial_id, f"trial_timeout: the job took longer than {timeout:g} seconds")
+            elif now - entry.alive > patience:
+                self._retries.hung(trial_id)
+                why = f"no sign of life for {patience:g} seconds after epoch {entry.trained}"
+                self._launcher.kill(trial_id, f"heartbeat_timeout: {why}")
             elif self._stopping and now > self._deadline:
                 self._overdue.add(trial_id)  # what it stored before is what it can go on from
                 self._launcher.kill(trial_id, f"did not end within {GRACE:g} seconds")
@@ -456,22 +484,6 @@ class Study:
         for trial_id in self._at_work():
             self._launcher.interrupt(trial_id)
 
-    def _look_at_failures(self) -> None:
-        failures = self._failures()
-        ledger = self._books.ledger
-        succeeded = self.best is not None or any(
-            ledger.trials[trial_id].status != "RUNNING" for trial_id in ledger.infeasible()
-        )
-        if len(failures) >= self.config.max_failures and not succeeded:
-            raise StudyError(
-                f"max_failures: {len(failures)} trials failed and none succeeded, "
-                f"the last one with: {failures[-1]}"
-            )
-
-    def _failures(self) -> list[str]:
-        entries = self._books.ledger.trials.values()
-        return [entry.reason for entry in entries if entry.status == "FAILED"]
-
     # --- the end
 
     def _conclude(self, folder: Path) -> None:
@@ -491,43 +503,26 @@ class Study:
         if self.best is None:
             if self._interrupted:
                 return
-            raise StudyError(self._why_no_best())
+            ledger = self._books.ledger
+            raise StudyError(why_no_best(self.config, ledger, self._feasibility, self._stopping))
         self._books.best_found(self.best)
         if isinstance(self._train, DescribedTraining) and not self._interrupted:
             self._log_model(self._train, self.best, folder)
         self._books.clear_checkpoints()
-
-    def _why_no_best(self) -> str:
-        failures, ledger = self._failures(), self._books.ledger
-        infeasible = ledger.infeasible()
-        which = "feasible trial" if self.config.constraints else "trial"
-        parts = [f"no {which} reported a finite {self.config.metric.name}"]
-        if infeasible:
-            broken = self._feasibility.broken_by(infeasible)
-            parts.append(f"{len(infeasible)} of {len(ledger.trials)} trials are infeasible: {broken}")
-        if failures:
-            parts.append(f"the last failure: {failures[-1]}")
-        elif self._stopping:
-            parts.append(self._stopping)
-        return "; ".join(parts)
 
     def _log_model(self, train: DescribedTraining, best: BestTrial, folder: Path) -> None:
         of = f"trial {best.trial_id} at epoch {best.resource}"
         if self._recording is not None and self._recording.tags.get(MODEL) == of:
             return  # logged before the study was resumed
         self._tell(f"logging the best model: {of}")
-        problem = "no checkpoint of its best epoch"
-        try:
-            path = self._books.best_checkpoint(best, folder)
-        except (CorruptCheckpointError, StoreAwayError) as error:
-            path, problem = None, str(error)
-        if path is None:
+        problem = log_model(
+            *(train, best, self._books, self._tracker, folder), register_as=self.config.register_as
+        )
+        if problem:
             self._tracker.tags(self.run_id, {"hpo.warning": f"no model logged: {problem}"})
             self._tell(f"no model logged: {problem}")
-            return
-        with self._tracker.active():
-            train.log_model(path, best.config, registered_model_name=self.config.register_as)
-        self._tracker.tags(self.run_id, {MODEL: of})
+        else:
+            self._tracker.tags(self.run_id, {MODEL: of})
 
     def _finish(self, status: str) -> None:
         self._status = status
@@ -549,24 +544,8 @@ class Study:
             self._tracker.tags(self.run_id, {"hpo.stop_reason": reason})
             self._tracker.finish(self._status)
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Turn SIGINT and SIGTERM into an orderly stop; a second SIGINT quits at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def on_signal(number: int, _: object) -> None:
-            if self._interrupted and number == signal.SIGINT:
-                os._exit(130)  # the workers see the end of their pipes and leave, too
-            self._interrupted = True
-
-        previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    def _interrupt(self) -> None:
+        self._interrupted = True
 
     def _warn(self, message: str) -> None:
         """Tell what the user should know, also where nobody listens."""

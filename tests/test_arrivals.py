@@ -5,6 +5,7 @@ import time
 from concurrent.futures import Future
 from pathlib import Path
 
+import faulty
 import mlflow
 import pytest
 import trainings
@@ -174,11 +175,25 @@ def test_a_study_that_is_interrupted_meanwhile_ends_and_leaves_the_trial_paused(
     assert (run.info.status, run.data.metrics["loss"]) == ("FINISHED", again.best.value)
 
 
-def test_a_job_that_ends_first_stores_its_checkpoint_where_the_run_is(start_jobs, tmp_path):
+def test_a_job_that_dies_before_its_run_is_there_is_tried_again(store, gate):
+    def ticked():
+        if Path("died").exists() and study._arrivals.ended(0):
+            gate.set()
+
+    study = search(faulty.dies_at_its_report_once, Ticks(ticked))
+    study.run()
+    [run] = children(store, study)
+    assert (run.info.status, run.data.tags["hpo.attempt"]) == ("FINISHED", "2")
+    points = store.get_metric_history(run.info.run_id, "loss")
+    assert [(point.step, point.value) for point in points] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+
+
+def test_a_job_that_began_first_stores_its_checkpoint_where_the_run_is(start_jobs, tmp_path):
     run = start_jobs(trainings.saves_and_raises)
     run.submit(stop=1, location="")
-    assert run.launcher.wait(1.0) == []
+    run.until(lambda event: isinstance(event, Reported))
     run.launcher.located(0, str(tmp_path / "store-0"))
+    run.launcher.reply(0, go_on=True, best=False)
     end, events = run.to_end()
     assert (end.outcome, end.reason) == (Outcome.FAILED, "RuntimeError: after all")
     assert [event.epoch for event in events if isinstance(event, CheckpointStored)] == [1]

@@ -67,6 +67,10 @@ def test_a_config_is_frozen():
         ({"mode": "max"}, "mode: goes with a metric that is given by name only"),
         ({"space": {}}, "space: must name at least one parameter"),
         ({"space": {"x": {"type": "float", "low": 2, "high": 1}}}, "space.x.low: must be less than high"),
+        ({"max_retries": -1}, "max_retries: must be greater than or equal to 0, got -1"),
+        ({"max_retries": 1.5}, "max_retries: must be a valid integer, got 1.5"),
+        ({"heartbeat_timeout": 0}, "heartbeat_timeout: must be greater than 0, got 0"),
+        ({"trials_per_worker": 0}, "trials_per_worker: must be greater than 0, got 0"),
         ({"budget": {"cost": 5}}, "budget.cost: needs price_per_gpu_hour beside it"),
         ({"budget": {"hours": -1}}, "budget.hours: must be greater than 0, got -1"),
         (

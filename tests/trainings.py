@@ -43,10 +43,11 @@ def with_checkpoints(trial, seconds=0.0):
 
 
 def saves_and_raises(trial):
-    """Has a checkpoint, and nothing to report."""
-    for _ in trial.epochs():
+    """Goes wrong after an epoch with a checkpoint."""
+    for epoch in trial.epochs():
         with tempfile.NamedTemporaryFile() as file:
             trial.save_checkpoint(file.name)
+        trial.report(epoch, loss=1.0)
         raise RuntimeError("after all")
 
 

@@ -57,7 +57,9 @@ class TrialJob:
 
     `location` says where its checkpoints live, in the words of `Services`; "" if that is only known when
     `Launcher.located` tells. `sample` is the number of the first sample of system metrics, so that a promoted
-    trial's samples go on counting. `rung` is for the records.
+    trial's samples go on counting. `rung` is for the records. `reached` is the furthest epoch that the trial
+    ever reported: a job that is tried again, or broken off by the end of its study, goes on from the newest
+    checkpoint up to there. `watched` says whether to send a `Heartbeat`.
     """
 
     trial_id: int
@@ -68,6 +70,8 @@ class TrialJob:
     location: str
     sample: int = 0
     rung: int = 0
+    reached: int = 0
+    watched: bool = False
 
 
 class Outcome(enum.Enum):
@@ -78,6 +82,14 @@ class Outcome(enum.Enum):
     FAILED = "failed"  # raised, died, or timed out
 
 
+class Cause(enum.Enum):
+    """What made a job fail: whether it makes sense to try it again."""
+
+    TRAINING = "training"  # its code, its configuration or a limit: it would fail again
+    RESOURCES = "resources"  # it lacked memory, disk or network: another time there may be enough
+    LOST = "lost"  # its process died
+
+
 @dataclass(frozen=True, slots=True)
 class Reported:
     """The trial reported metrics and waits for `Launcher.reply`."""
@@ -86,6 +98,17 @@ class Reported:
     epoch: int
     metrics: dict[str, float]
     time: float  # seconds since 1970
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """A sign of life of the training code itself: it began, loads or saves a checkpoint, or is through.
+
+    `waits` says that until the next sign of life it waits for us.
+    """
+
+    trial_id: int
+    waits: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +143,7 @@ class Ended:
     """The job is over and its slot is free again; its checkpoints may still be on their way to the store.
 
     `reason` is one line and `details` the end of the traceback or of the worker's output, both empty unless
-    the job failed; `seconds` is the wall-clock time of the job.
+    the job failed; `seconds` is the wall-clock time of the job; `cause` counts only if it failed.
     """
 
     trial_id: int
@@ -128,9 +151,10 @@ class Ended:
     seconds: float
     reason: str = ""
     details: str = ""
+    cause: Cause = Cause.TRAINING
 
 
-Event = Reported | Sampled | CheckpointStored | Warned | Ended
+Event = Reported | Heartbeat | Sampled | CheckpointStored | Warned | Ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +171,17 @@ class Launcher(ABC):
     """Runs jobs in slots and tells what becomes of them.
 
     Owned by one `Study` and used by its thread only. Every submitted job ends with exactly one `Ended`,
-    whatever happens to its process. A launcher knows neither MLflow nor the search: what a worker needs of
-    them comes as `Services`.
+    whatever happens to its process; what is said to a job that is over has no effect. A launcher knows
+    neither MLflow nor the search: what a worker needs of them comes as `Services`.
+
+    Attributes:
+        slots: where jobs run.
+        jobs_per_worker: how many jobs a worker process runs before a new one takes its place, None for any
+            number; set before `start`. A launcher without lasting workers ignores it.
     """
 
     slots: Sequence[Slot]
+    jobs_per_worker: int | None = None
 
     @abstractmethod
     def __init__(self, workers: int) -> None: ...
@@ -171,7 +201,7 @@ class Launcher(ABC):
 
     def located(self, trial_id: int, location: str) -> None:  # noqa: B027 - one without checkpoints
         """Say where the checkpoints of a running trial live, before its first `Reported` is answered; until
-        then it stores none, and its job does not end.
+        then it stores none.
         """
 
     @abstractmethod

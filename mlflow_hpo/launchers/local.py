@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import cloudpickle
 
 from mlflow_hpo.errors import ConfigError, StudyError
 from mlflow_hpo.launchers.base import (
+    Cause,
     Ended,
     Event,
     Launcher,
@@ -39,6 +41,7 @@ LAST_UPLOADS = 600.0  # seconds that uploads under way get before the workers ar
 LAST_UPLOADS_AWAY = 10.0  # ... and those that wait for a store that is away
 TICK = 0.5  # seconds: how often it is looked whether all is stored
 HEIRS = 3  # workers that may die over one upload before it is given up
+BIRTHS = 20  # workers in a row that may be killed while they start before the study gives up
 LOG_TAIL = 2_000  # characters of a dead worker's output that are worth keeping
 
 logger = logging.getLogger(__name__)
@@ -103,13 +106,16 @@ class _Worker:
     reported: int = 0  # the last epoch that its job reported
     uploads: dict[Path, Upload] = field(default_factory=dict)  # what it has still to store
     away: bool = False  # the store does not answer it
+    jobs: int = 0  # that it has run
+    spoilt: bool = False  # its last job may have left it without memory, or its device in a bad state
 
 
 class LocalLauncher(Launcher):
     """Runs each trial in one of `workers` persistent processes on this machine.
 
     Each process imports torch and the training code once and keeps its slot's device and threads; one that
-    dies takes its trial down as FAILED and is replaced. Workers are started from a fresh interpreter, so
+    dies takes its job down as FAILED and is replaced. One is also replaced after `jobs_per_worker` jobs, and
+    after a job that ran out of memory or failed on its GPU. Workers are started from a fresh interpreter, so
     that a script needs no ``if __name__ == "__main__"`` and CUDA is never forked.
 
     Checkpoints are stored in the background. What a dead worker had still to store, its replacement stores.
@@ -128,6 +134,8 @@ class LocalLauncher(Launcher):
         self.slots = make_slots(workers, visible_gpus(), len(os.sched_getaffinity(0)))
         self._workers: dict[int, _Worker] = {}  # slot number -> worker
         self._copies = LocalCopies()
+        self._stillborn = 0  # workers in a row that were killed while they started
+        self._late: list[Event] = []  # what a worker said that was replaced meanwhile
 
     def start(self, trainable: Trainable, services: Services, folder: Path) -> None:
         """Start all worker processes; they load torch and the training side by side."""
@@ -149,21 +157,23 @@ class LocalLauncher(Launcher):
         worker = self._workers[slot.number]
         if worker.job is not None:
             raise RuntimeError(f"slot {slot.number} is busy with trial {worker.job.trial_id}")
+        if self._is_old(worker):
+            self._late += self._bury(worker, retired=True)
+            worker = self._workers[slot.number]
         worker.job, worker.begin, worker.reported = job, time.monotonic(), 0
         self._send(worker, job)
 
     def located(self, trial_id: int, location: str) -> None:
         """Tell the trial's worker where its checkpoints live; one that is dead need not know."""
-        for worker in self._workers.values():
-            if worker.job is not None and worker.job.trial_id == trial_id:
-                worker.job = replace(worker.job, location=location)
-                self._send(worker, Located(trial_id, location))
+        if (worker := self._of(trial_id)) is not None and worker.job is not None:
+            worker.job = replace(worker.job, location=location)
+            self._send(worker, Located(trial_id, location))
 
     def wait(self, timeout: float) -> list[Event]:
         """Return what the workers sent, and the end of those that died."""
         connections = {worker.connection: worker for worker in self._workers.values()}
-        events: list[Event] = []
-        for connection in wait(list(connections), timeout):
+        events, self._late = self._late, []
+        for connection in wait(list(connections), 0.0 if events else timeout):
             worker = connections[connection]  # type: ignore[index]  # only connections were passed
             try:
                 message = worker.connection.recv()
@@ -179,26 +189,27 @@ class LocalLauncher(Launcher):
             # a process that the training forked may hold the pipe of a dead worker open
             if worker.process.poll() is not None and not worker.connection.poll():
                 events += self._bury(worker)
+            elif worker.job is None and self._is_old(worker) and not worker.uploads:
+                events += self._bury(worker, retired=True)
         return events
 
     def reply(self, trial_id: int, *, go_on: bool, best: bool) -> None:
         """Answer a report."""
-        worker = self._of(trial_id)
-        if best:
-            self._copies.best(trial_id, worker.reported)
-        self._send(worker, Reply(go_on, best))
+        if (worker := self._of(trial_id)) is not None:
+            if best:
+                self._copies.best(trial_id, worker.reported)
+            self._send(worker, Reply(go_on, best))
 
     def interrupt(self, trial_id: int) -> None:
         """Raise `TrialStopped` inside the training."""
-        worker = self._of(trial_id)
-        if worker.job is not None:
+        if (worker := self._of(trial_id)) is not None and worker.job is not None:
             self._send(worker, Interrupt(trial_id, worker.job.start))
 
     def kill(self, trial_id: int, reason: str) -> None:
         """Send SIGKILL to the trial's worker; a new one takes its slot."""
-        worker = self._of(trial_id)
-        worker.killed = worker.killed or reason
-        _kill(worker)
+        if (worker := self._of(trial_id)) is not None:
+            worker.killed = worker.killed or reason
+            _kill(worker)
 
     @property
     def uploads(self) -> int:
@@ -278,17 +289,19 @@ class LocalLauncher(Launcher):
         with contextlib.suppress(OSError):  # a dead worker: `wait` finds the end of its pipe and tells
             worker.connection.send(message)
 
-    def _of(self, trial_id: int) -> _Worker:
+    def _of(self, trial_id: int) -> _Worker | None:
+        """Return the worker that has a trial's job; None where it died before what it said was heard."""
         for worker in self._workers.values():
             if worker.job is not None and worker.job.trial_id == trial_id:
                 return worker
-        raise RuntimeError(f"trial {trial_id} is not running")
+        return None
 
     def _heard(self, worker: _Worker, message: object) -> list[Event]:
         """Book a message of a worker; return what the study hears of it."""
         match message:
             case Ready():
                 worker.ready = True
+                self._stillborn = 0
             case Queued(upload):
                 worker.uploads[upload.path] = upload
                 self._copies.queued(upload, self._running())
@@ -310,6 +323,8 @@ class LocalLauncher(Launcher):
                 return [message]
             case Ended():
                 worker.job = None
+                worker.jobs += 1
+                worker.spoilt = re.search("memory|CUDA", message.reason, re.IGNORECASE) is not None
                 return [message]
             case _:
                 return [message]  # type: ignore[list-item]  # the other events
@@ -318,8 +333,14 @@ class LocalLauncher(Launcher):
     def _running(self) -> set[int]:
         return {worker.job.trial_id for worker in self._workers.values() if worker.job is not None}
 
-    def _bury(self, worker: _Worker) -> list[Event]:
-        """Replace a dead worker; its trial has failed, what it had to store is handed on."""
+    def _is_old(self, worker: _Worker) -> bool:
+        """Whether a worker gets no more jobs; it is replaced as soon as it has stored everything, or when the
+        next job comes.
+        """
+        return worker.spoilt or (self.jobs_per_worker is not None and worker.jobs >= self.jobs_per_worker)
+
+    def _bury(self, worker: _Worker, *, retired: bool = False) -> list[Event]:
+        """Replace a dead or `retired` worker; its job has failed, what it had to store is handed on."""
         _kill(worker)  # it may have closed its pipe without dying
         code = worker.process.wait()
         events: list[Event] = []
@@ -328,21 +349,26 @@ class LocalLauncher(Launcher):
                 events += self._heard(worker, worker.connection.recv())
         worker.connection.close()
         tail = _tail(worker.log)
-        if not worker.ready and not worker.killed:
+        stillborn = not worker.ready and not worker.killed
+        self._stillborn += stillborn
+        if stillborn and (code >= 0 or self._stillborn > BIRTHS):
             del self._workers[worker.slot.number]
             raise StudyError(f"a worker process could not start: {tail.splitlines()[-1] if tail else code}")
         if worker.job is not None and worker.job.location:
             self._seal_staged(worker, worker.job)
         heir = self._spawn(worker.slot)
-        for upload in map(inherited, worker.uploads.values()):
-            if upload.heirs <= HEIRS:
-                heir.uploads[upload.path] = upload
+        for upload in worker.uploads.values():
+            left = upload if retired else inherited(upload)
+            if left.heirs <= HEIRS:
+                heir.uploads[left.path] = left
             else:
-                events.append(Warned(upload.trial_id, _deadly(upload)))
-                self._copies.settled(upload, self._running())
+                events.append(Warned(left.trial_id, _deadly(left)))
+                self._copies.settled(left, self._running())
         if heir.uploads:
             self._send(heir, Inherit(tuple(heir.uploads.values())))
-        if worker.job is not None:
+        if worker.job is not None and stillborn:  # the job had not begun
+            self.submit(heir.slot, worker.job)
+        elif worker.job is not None:
             died = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             events.append(
                 Ended(
@@ -351,15 +377,18 @@ class LocalLauncher(Launcher):
                     time.monotonic() - worker.begin,
                     worker.killed or f"the worker process died: {died}",
                     tail,
+                    Cause.TRAINING if worker.killed else Cause.LOST,
                 )
             )
         return events
 
     def _seal_staged(self, worker: _Worker, job: TrialJob) -> None:
-        """Add what the job of a dead worker had staged to what the worker had to store."""
-        staging = staging_of(self._folder, job.trial_id)
+        """Add what the job of a dead worker had staged to what the worker had to store, but no checkpoint of
+        an epoch that it has not reported: whoever goes on from that could not report it any more.
+        """
         try:
-            epochs = staging.staged()
+            staging = staging_of(self._folder, job.trial_id)
+            epochs = [epoch for epoch in staging.staged() if epoch <= worker.reported]
             for epoch in epochs:
                 path = staging.seal(epoch)
                 newest = epoch == epochs[-1] and epoch >= staging.sealed()[0][0]

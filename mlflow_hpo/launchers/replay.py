@@ -157,8 +157,9 @@ class ReplayLauncher(Launcher):
         return None
 
     def _hand_on(self, slot: Slot, job: TrialJob) -> None:
-        if job.trial_id in self._trials:
-            job = replace(job, sample=max(job.sample, self._trials[job.trial_id].samples))
+        if (trial := self._trials.get(job.trial_id)) is not None:
+            reached = max(job.reached, trial.reached)
+            job = replace(job, sample=max(job.sample, trial.samples), reached=reached)
         if self._start is None:
             self._launcher.submit(slot, job)
         else:

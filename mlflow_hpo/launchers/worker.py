@@ -25,9 +25,11 @@ import cloudpickle
 
 from mlflow_hpo.errors import CorruptCheckpointError, StoreAwayError
 from mlflow_hpo.launchers.base import (
+    Cause,
     CheckpointStore,
     Ended,
     Event,
+    Heartbeat,
     Monitor,
     Outcome,
     Reported,
@@ -206,8 +208,8 @@ class WorkerChannel:
         self._outbox = outbox
         self._replies = replies
         self._interruption = interruption
-        self._staged: set[int] = set()  # epochs: at most the newest and the study's best
-        self._newest = 0  # the last epoch that was saved
+        self._staged: set[int] = set()  # epochs: at most the newest, the one before and the study's best
+        self._sealed = 0  # the newest epoch that was sealed
         self._best = 0
         self._last_sealed = time.monotonic()
         self.reached = job.start
@@ -225,27 +227,30 @@ class WorkerChannel:
                 self._best = epoch
             self._drop_staged()
             self.stopped = not reply.go_on
+        if reply.go_on and time.monotonic() - self._last_sealed > UPLOAD_INTERVAL:
+            with self._ours():
+                self.seal_staged()
         return reply.go_on
 
     def save(self, epoch: int, path: Path) -> None:
-        """Copy the checkpoint to the staging folder; now and then it is stored from there."""
-        with self._interruption.shielded():
-            self._staging.stage(epoch, path)
+        """Copy the checkpoint to the staging folder; from there it is stored once its epoch is reported."""
+        with self._ours():
+            try:
+                self._staging.stage(epoch, path)
+            except OSError as error:
+                where = f"cannot keep the checkpoint of epoch {epoch} on this machine"
+                raise OSError(error.errno, f"{where}: {error.strerror or error}") from error
             self._staged.add(epoch)
-            self._newest = epoch
-            due = time.monotonic() - self._last_sealed > UPLOAD_INTERVAL
-            if due and self._locations.known(self._job.trial_id):
-                self._seal(epoch)
 
     def load(self) -> tuple[int, Path] | None:
-        """Return the newest checkpoint that is intact, from this machine if it is here; wait while the store
-        is away.
+        """Return the newest checkpoint of a reported epoch that is intact, from this machine if it is here;
+        wait while the store is away.
         """
-        if self._job.start == 0:
+        if self._reported_before == 0:
             return None
         pause, deadline = FIRST_PAUSE, time.monotonic() + FETCH_PATIENCE
         while True:
-            with self._interruption.shielded():
+            with self._ours():
                 try:
                     return self._find()
                 except StoreAwayError as error:
@@ -253,16 +258,55 @@ class WorkerChannel:
                         raise
                     if pause == FIRST_PAUSE:
                         self._warn(f"the artifact store is away, waiting for the checkpoint: {error}")
+            self._beat(waits=True)
             time.sleep(pause)  # an interrupt ends it
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def seal_staged(self) -> None:
-        """Have the newest checkpoint, and the one of the study's best epoch, stored."""
-        for epoch in sorted({self._newest, self._best} & self._staged):
-            self._seal(epoch)
+        """Have the newest checkpoint, and the one of the study's best epoch, stored.
+
+        The newest is that of an epoch that was reported: whoever goes on from it has nothing to report that
+        was trained before.
+        """
+        newest = self._newest
+        for epoch in sorted({newest, self._best} & self._staged):
+            self._seal(epoch, newest=epoch == newest > self._sealed)
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """Around the training code."""
+        self._beat(waits=False)
+        try:
+            yield
+        finally:
+            self._beat(waits=True)
+
+    @contextlib.contextmanager
+    def _ours(self) -> Iterator[None]:
+        """Around our own code that training code calls, and waits for."""
+        with self._interruption.shielded():
+            self._beat(waits=True)
+            try:
+                yield
+            finally:
+                self._beat(waits=False)
+
+    def _beat(self, *, waits: bool) -> None:
+        if self._job.watched:
+            self._outbox.send(Heartbeat(self._job.trial_id, waits))
+
+    @property
+    def _newest(self) -> int:
+        """The last reported epoch whose checkpoint is staged; 0 without any."""
+        return max((epoch for epoch in self._staged if epoch <= self.reached), default=0)
+
+    @property
+    def _reported_before(self) -> int:
+        """The furthest epoch that was reported before this job, or before this attempt at it."""
+        return max(self._job.start, self._job.reached)
 
     def _find(self) -> tuple[int, Path] | None:
-        start, stop = self._job.start, self._job.stop
+        start, stop = self._job.start, min(self._job.stop, self._reported_before + 1)
         here = [(epoch, path) for epoch, path in self._staging.sealed() if epoch < stop]
         for epoch, path in here:
             # an older one is from before this trial was elsewhere: the store may have a newer one
@@ -279,7 +323,8 @@ class WorkerChannel:
         for epoch, path in here:
             if epoch < start and (copy := self._copied(epoch, path)) is not None:
                 return epoch, copy
-        self._warn(f"no intact checkpoint for epoch {start}: training from scratch")
+        if start:  # in the first job of a trial there may be none yet
+            self._warn(f"no intact checkpoint for epoch {start}: training from scratch")
         return None
 
     def _copied(self, epoch: int, path: Path) -> Path | None:
@@ -295,14 +340,14 @@ class WorkerChannel:
             )
             return None
 
-    def _seal(self, epoch: int) -> None:
+    def _seal(self, epoch: int, *, newest: bool) -> None:
         trial_id = self._job.trial_id
         location = self._locations.wait(trial_id)
         path = self._staging.seal(epoch)
         self._staged.discard(epoch)
         self._last_sealed = time.monotonic()
-        size = path.stat().st_size
-        self._uploader.add(Upload(trial_id, location, epoch, path, size, epoch == self._newest))
+        self._sealed = max(self._sealed, epoch)
+        self._uploader.add(Upload(trial_id, location, epoch, path, path.stat().st_size, newest))
 
     def _drop_staged(self) -> None:
         for epoch in self._staged - {self._newest, self._best}:
@@ -344,6 +389,20 @@ class Sampler:
                 return
 
 
+def cause_of(error: BaseException) -> Cause:
+    """Return whether what a training raised is its own fault, or that of the machine at that moment.
+
+    >>> cause_of(ValueError("momentum must be positive")), cause_of(OSError(28, "No space left on device"))
+    (<Cause.TRAINING: 'training'>, <Cause.RESOURCES: 'resources'>)
+    """
+    if isinstance(error, OSError | MemoryError | StoreAwayError):
+        return Cause.RESOURCES
+    # PyTorch and others have types of their own for it, which need not be imported for this
+    told = f"{type(error).__name__}: {error}".lower().replace(" ", "")
+    signs = ("outofmemory", "resourceexhausted", "resource_exhausted", "killedbysignal")
+    return Cause.RESOURCES if any(sign in told for sign in signs) else Cause.TRAINING
+
+
 def run_job(
     job: TrialJob,
     trainable: Trainable,
@@ -358,16 +417,16 @@ def run_job(
 ) -> None:
     """Train one job and send its events; after `Ended` only its uploads are still to be told of."""
     begin = time.monotonic()
-    outcome, reason, details = Outcome.COMPLETED, "", ""
-    staging = staging_of(setup.folder, job.trial_id)
+    outcome, reason, details, cause = Outcome.COMPLETED, "", "", Cause.TRAINING
     try:
+        staging = staging_of(setup.folder, job.trial_id)
         channel = WorkerChannel(
             *(job, services.checkpoints, locations, staging),
             *(uploader, outbox, replies, interruption),
         )
         trial = Trial(job.params, stop=job.stop, seed=job.seed, device=setup.device, channel=channel)
         try:
-            with Sampler(monitor, job, outbox), interruption.training(job):
+            with channel.training(), Sampler(monitor, job, outbox), interruption.training(job):
                 trainable(trial)
         except TrialStopped:
             outcome = Outcome.STOPPED
@@ -385,12 +444,12 @@ def run_job(
                 outcome = Outcome.FAILED
                 reason = f"the training returned after reporting epoch {channel.reached} of {job.stop}"
     except BaseException as error:  # noqa: BLE001  SystemExit of the training code is a failure of the trial, too
-        outcome = Outcome.FAILED
+        outcome, cause = Outcome.FAILED, cause_of(error)
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:500]
         details = traceback.format_exc()[-DETAILS:]
-    finally:
-        staging.clear()
-    outbox.send(Ended(job.trial_id, outcome, time.monotonic() - begin, reason, details))
+    with contextlib.suppress(OSError):  # a disk that is full, or gone, has cost the job enough
+        staging_of(setup.folder, job.trial_id).clear()
+    outbox.send(Ended(job.trial_id, outcome, time.monotonic() - begin, reason, details, cause))
 
 
 def main(descriptor: int) -> None:

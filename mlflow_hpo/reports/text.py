@@ -54,8 +54,9 @@ def spent(study: StudySummary) -> str:
         parts[-1] += f" of {limits['hours']:g}h"
     if study.gpu_hours or "gpu_hours" in limits:
         parts.append(_of("GPU-hours", study.gpu_hours, limits.get("gpu_hours"), "{:.3f}"))
-    if "cost" in limits:
-        parts.append(_of("cost", study.gpu_hours * limits["price_per_gpu_hour"], limits["cost"], "{:.2f}"))
+    if "price_per_gpu_hour" in limits:
+        cost = study.gpu_hours * limits["price_per_gpu_hour"]
+        parts.append(_of("cost", cost, limits.get("cost"), "{:.2f}"))
     return ", ".join(parts)
 
 

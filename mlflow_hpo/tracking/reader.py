@@ -50,11 +50,7 @@ def read_study(run_id: str) -> StudySummary:
         epochs=int(metrics.get("epochs_spent", 0)),
         gpu_hours=metrics.get("gpu_hours_spent", 0.0),
         trials=tuple(sorted(trials, key=lambda trial: trial.trial_id)),
-        budget={
-            key.removeprefix("hpo.budget."): float(value)
-            for key, value in params.items()
-            if key.startswith("hpo.budget.")
-        },
+        budget=_budget(params),
         best_trial=int(tags["hpo.best_trial"]) if "hpo.best_trial" in tags else None,
         reason=tags.get("hpo.stop_reason", ""),
     )
@@ -66,6 +62,13 @@ def _changed(tags: Mapping[str, str]) -> dict[str, str]:
     return {
         f"hpo.{key}": value if isinstance(value, str) else json.dumps(value) for key, value in changed.items()
     }
+
+
+def _budget(params: Mapping[str, str]) -> dict[str, float]:
+    if "hpo.budget" in params:  # another one since it was resumed
+        return json.loads(params["hpo.budget"]) or {}
+    prefix = "hpo.budget."
+    return {key.removeprefix(prefix): float(value) for key, value in params.items() if key.startswith(prefix)}
 
 
 def _trial(run: Run, space: SearchSpace, metric: str) -> TrialSummary:

@@ -28,6 +28,7 @@ from mlflow_hpo.tracking.runs import PAGE, check_study, found_run, trial_runs
 from mlflow_hpo.tracking.spool import spool_folder
 from mlflow_hpo.tracking.sync import sync
 
+ATTEMPT = "hpo.attempt"  # tag of a trial: how often it was started, and started again after a failure
 CHECKPOINTS = "hpo.checkpoints"  # tag of a trial: names of its checkpoints in the store by epoch, as JSON
 RESUMES = "hpo.resumes"  # tag of the parent run: how often the study was resumed
 SAMPLES = "hpo.samples"  # tag of a trial: how many samples of system metrics it has
