@@ -29,6 +29,7 @@ class TrialEntry:
     samples: int = 0  # of system metrics
     trained: int = 0  # the epoch that the present job has reached
     reported: int = 0  # the furthest epoch ever reported
+    origin: str = ""  # where its configuration comes from, if it is of an earlier study
     infeasible: str = ""  # which constraints its last report broke, in words
     reports: int = 0  # how many epochs it reported
     epochs: array[int] = field(default_factory=lambda: array("q"))  # at which it was feasible,

@@ -178,7 +178,7 @@ def test_a_job_that_ends_first_stores_its_checkpoint_where_the_run_is(start_jobs
     run = start_jobs(trainings.saves_and_raises)
     run.submit(stop=1, location="")
     assert run.launcher.wait(1.0) == []
-    run.launcher.located(0, str(tmp_path / "store-0"))
+    run.launcher.located(0, str(tmp_path / "store-0"), "run-0")
     end, events = run.to_end()
     assert (end.outcome, end.reason) == (Outcome.FAILED, "RuntimeError: after all")
     assert [event.epoch for event in events if isinstance(event, CheckpointStored)] == [1]

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.steps import Point
 from mlflow_hpo.trial import Trial
 
 Trainable = Callable[[Trial], object]
@@ -50,14 +52,26 @@ class Services(Protocol):
     def monitor(self) -> Monitor:
         """Open the machine's monitor."""
 
+    def logged(self, run_id: str, metrics: Sequence[str]) -> Mapping[str, Sequence[Point]]:
+        """Return all that is logged to a run of some metrics; those asked for first are read first.
+
+        Raises StoreAwayError where trying again later makes sense, StudyError where it does not.
+        """
+
+    def last_values(self, run_id: str) -> dict[str, float]:
+        """Return the last value of each metric that is logged to a run."""
+
+    def keep_log(self, location: str, path: Path) -> None:
+        """Store a file with the output of a script in the artifacts at `location`; raises what it likes."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrialJob:
     """One job as a worker gets it: train epochs ``start + 1 .. stop`` of one trial.
 
     `location` says where its checkpoints live, in the words of `Services`; "" if that is only known when
-    `Launcher.located` tells. `sample` is the number of the first sample of system metrics, so that a promoted
-    trial's samples go on counting. `rung` is for the records.
+    `Launcher.located` tells, as is `run_id`, of its run. `sample` is the number of the first sample of system
+    metrics, so that a promoted trial's samples go on counting. `rung` is for the records.
     """
 
     trial_id: int
@@ -68,6 +82,7 @@ class TrialJob:
     location: str
     sample: int = 0
     rung: int = 0
+    run_id: str = ""
 
 
 class Outcome(enum.Enum):
@@ -130,7 +145,18 @@ class Ended:
     details: str = ""
 
 
-Event = Reported | Sampled | CheckpointStored | Warned | Ended
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """The trial begins again and waits for a new run, which `Launcher.located` tells.
+
+    If it `goes_on` from a checkpoint, the new run is to hold what is logged to the one before.
+    """
+
+    trial_id: int
+    goes_on: bool
+
+
+Event = Reported | Sampled | CheckpointStored | Warned | Ended | Renewed
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +178,19 @@ class Launcher(ABC):
     """
 
     slots: Sequence[Slot]
+    trials_log: bool = False
+    """Whether trials write what they report to their runs themselves."""
 
     @abstractmethod
     def __init__(self, workers: int) -> None: ...
 
+    def check(self, trainable: Any) -> None:
+        """Raise ConfigError for training code that cannot be run here."""
+        if not callable(trainable):
+            raise ConfigError("train", f"must be a function of one Trial, got {type(trainable).__name__}")
+
     @abstractmethod
-    def start(self, trainable: Trainable, services: Services, folder: Path) -> None:
+    def start(self, trainable: Any, services: Services, folder: Path) -> None:
         """Start the workers; `folder` is theirs to keep logs and checkpoints in transit."""
 
     @property
@@ -169,9 +202,9 @@ class Launcher(ABC):
     def submit(self, slot: Slot, job: TrialJob) -> None:
         """Run a job in a free slot. Raises RuntimeError when it is not free."""
 
-    def located(self, trial_id: int, location: str) -> None:  # noqa: B027 - one without checkpoints
-        """Say where the checkpoints of a running trial live, before its first `Reported` is answered; until
-        then it stores none, and its job does not end.
+    def located(self, trial_id: int, location: str, run_id: str) -> None:  # noqa: B027 - one without them
+        """Say which run is a running trial's, and where its checkpoints live, before its first `Reported` is
+        answered; until then it stores none, and its job does not end.
         """
 
     @abstractmethod

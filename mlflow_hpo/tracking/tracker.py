@@ -36,6 +36,7 @@ from mlflow_hpo.tracking.connect import (
     public_uri,
     without_passwords,
 )
+from mlflow_hpo.tracking.following import Following, copy_metrics
 from mlflow_hpo.tracking.known import KnownRunsWriter
 from mlflow_hpo.tracking.lease import DRIVER, Lease, Renewals
 from mlflow_hpo.tracking.opening import open_parent
@@ -45,16 +46,17 @@ from mlflow_hpo.tracking.summary import SCHEMA, StudySummary, TrialSummary, best
 from mlflow_hpo.tracking.system_metrics import MachineMonitor
 from mlflow_hpo.tracking.writer import Writer
 
+AGAIN = "trained again, in the run above"  # why an attempt ended
 TAG_LENGTH = 4_000  # characters of a reason or traceback; MLflow cuts tags at 8,000
 
 logger = logging.getLogger(__name__)
 
 
-class WorkerServices:
+class WorkerServices(Following):
     """What workers need of the tracking room; it goes to them through a pipe and is written nowhere."""
 
     def __init__(self, tracking_uri: str) -> None:
-        self._tracking_uri = tracking_uri
+        super().__init__(tracking_uri)
 
     def checkpoints(self, location: str) -> ArtifactCheckpoints:
         """Open the checkpoint store of the trial whose run has the artifact root `location`."""
@@ -116,6 +118,7 @@ class Tracker:
         tags: Mapping[str, str],
         params: Mapping[str, str],
         artifacts: Mapping[str, str],
+        source: Mapping[str, str] | None = None,
     ) -> Tracker:
         """Begin a study: make its parent run, or take the one that `mlflow run` made.
 
@@ -127,13 +130,14 @@ class Tracker:
             params: params of the parent run.
             artifacts: texts for the parent run's artifacts, path -> content. They are written before any
                 trial starts, which shows that the artifact store can be written.
+            source: tags of every run that say where the training code is from, where it is not this process.
 
         Raises:
             StudyError: the tracking or artifact store is unreachable or not writable.
         """
         adopted = _adopted()
         client = connect()
-        context = _context()
+        context = {**_context(), **(source or {})}
         parent = ask(_cannot_write(), open_parent, client, context, adopted, experiment, name)
         lease = Lease(client, parent.info.run_id)
         tracker = cls(client, parent, context, lease)
@@ -151,12 +155,15 @@ class Tracker:
         return tracker
 
     @classmethod
-    def resume(cls, recording: Recording, *, take_over: bool) -> Tracker:
+    def resume(
+        cls, recording: Recording, *, take_over: bool, source: Mapping[str, str] | None = None
+    ) -> Tracker:
         """Open a study again; nothing but its lease is written until `go_live`.
 
         Args:
             recording: what is known of it.
             take_over: also where another driver may be at work on it.
+            source: as in `begin`.
 
         Raises:
             StudyError: the tracking store is unreachable, or another driver is at work.
@@ -171,7 +178,7 @@ class Tracker:
             ask(_cannot_write(), client.log_batch, adopted, tags=[RunTag(*each) for each in link.items()])
         lease = Lease(client, recording.run_id)
         ask("resume", lease.take, take_over=take_over)
-        return cls(client, parent, _context(), lease, recording, adopted)
+        return cls(client, parent, {**_context(), **(source or {})}, lease, recording, adopted)
 
     def log_first(self, artifacts: Mapping[str, str]) -> None:
         """Write texts to the parent run before anything else, which shows that its artifacts can be written.
@@ -258,6 +265,37 @@ class Tracker:
         name = f"trial-{trial_id:04d}"
         self._writer.create_run(self.experiment_id, tags=tags, run_name=name).add_done_callback(made)
         return started
+
+    def after(
+        self, coming: Future[TrialRun], before: TrialRun, *, copied_without: str | None
+    ) -> Future[TrialRun]:
+        """Put the run that a trial had before below the new one, as an attempt; return the new one.
+
+        Args:
+            coming: the new run.
+            before: the old one.
+            copied_without: the new run begins with all metrics of the old one but this; None for none.
+        """
+        ready: Future[TrialRun] = Future()
+
+        def made(creation: Future[TrialRun]) -> None:
+            if (error := creation.exception()) is not None:
+                ready.set_exception(error)
+                return
+            run = creation.result()
+            below = {MLFLOW_PARENT_RUN_ID: run.run_id, "hpo.kind": "attempt", "hpo.stop_reason": AGAIN}
+            self._writer.tags(before.run_id, below)
+            self._writer.status(before.run_id, "KILLED")
+            if copied_without is None:
+                ready.set_result(run)
+            else:
+                copying = self._writer.call(
+                    copy_metrics, self._client, before.run_id, run.run_id, without=copied_without
+                )
+                copying.add_done_callback(lambda _: ready.set_result(run))
+
+        coming.add_done_callback(made)
+        return ready
 
     def _started_again(
         self, known: RecordedTrial, params: Mapping[str, str], tags: Mapping[str, str]
