@@ -200,9 +200,7 @@ class Study:
             about = parent_run(self.config, self._facts, self._choice, self._warm_start)
             self._tracker = Tracker.begin(**about, source=self._source)
         else:
-            self._tracker = Tracker.resume(
-                self._recording, take_over=self._take_over, source=self._source
-            )
+            self._tracker = Tracker.resume(self._recording, take_over=self._take_over, source=self._source)
         self._books = Bookkeeper(
             self.config, self.optimizer, self._tracker, trials_log=self._launcher.trials_log
         )

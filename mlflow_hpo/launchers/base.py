@@ -52,6 +52,9 @@ class Services(Protocol):
     def monitor(self) -> Monitor:
         """Open the machine's monitor."""
 
+    def environment(self, run_id: str, present: Mapping[str, str]) -> dict[str, str]:
+        """Return an environment in which what a script logs goes to a run, made of the present one."""
+
     def logged(self, run_id: str, metrics: Sequence[str]) -> Mapping[str, Sequence[Point]]:
         """Return all that is logged to a run of some metrics; those asked for first are read first.
 

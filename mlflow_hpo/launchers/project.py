@@ -58,7 +58,8 @@ class ProjectLauncher(Launcher):
         """Raise ConfigError for anything but a project."""
         if not isinstance(trainable, Project):
             raise ConfigError(
-                "launcher", "'project' runs MLflow projects: mlflow run URI --backend hpo --backend-config FILE"
+                "launcher",
+                "'project' runs MLflow projects: mlflow run URI --backend hpo --backend-config FILE",
             )
 
     def start(self, trainable: Any, services: Services, folder: Path) -> None:

@@ -18,18 +18,20 @@ from mlflow_hpo.launchers.base import Ended, Event, Outcome, Reported, Services,
 from mlflow_hpo.launchers.processes import TICK, Command, Guard
 from mlflow_hpo.launchers.progress import Progress
 from mlflow_hpo.steps import Point
+from mlflow_hpo.trial import Described
 
 LOG = "output.log"  # name of a script's output in the artifacts of its run
 LOG_TAIL = 4_000  # characters of it that are worth keeping in a tag
 LOG_END = 1_000  # and bytes that its last line is looked for in
 SHARE = 10  # a script's metrics are looked at for at most one part in so many of the time
+UNBUFFERED = {"PYTHONUNBUFFERED": "1"}  # else a script that is killed takes its last words with it
 LONGEST_PAUSE = 30.0  # seconds between two looks while the tracking store is away
 
 logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
-class Project(Protocol):
+class Project(Described, Protocol):
     """What a launcher must know of a project, each trial of which is a run of its entry point.
 
     Attributes:
@@ -52,9 +54,6 @@ class Project(Protocol):
 
     def command(self, params: Mapping[str, object], stop: int, checkpoint: Path) -> list[str]:
         """Return the command line that trains a configuration to the epoch `stop`."""
-
-    def environment(self, run_id: str) -> dict[str, str]:
-        """Return what it has in its environment, so that what it logs goes to its run."""
 
 
 @dataclass
@@ -168,7 +167,7 @@ class Script:
         self._command = Command(
             project.command(job.params, job.stop, self._checkpoint),
             folder=project.folder,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **self.slot.env, **project.environment(job.run_id)},
+            env=self._services.environment(job.run_id, {**UNBUFFERED, **os.environ, **self.slot.env}),
             output=self._log,
             guard=self._guard,
         )
@@ -261,7 +260,7 @@ class Script:
             return
         try:
             self._services.keep_log(self.job.location, self._log)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - artifact stores raise what they like
             line = " ".join(str(error).split())
             self._event(Warned(self.job.trial_id, f"its output is not stored: {line:.300}"))
 

@@ -6,12 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlflow.entities import Metric
+from mlflow.environment_variables import (
+    MLFLOW_EXPERIMENT_ID,
+    MLFLOW_EXPERIMENT_NAME,
+    MLFLOW_RUN_ID,
+    MLFLOW_TRACKING_URI,
+)
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.errors import StoreAwayError, StudyError
 from mlflow_hpo.steps import Point
-from mlflow_hpo.tracking.connect import without_passwords
+from mlflow_hpo.tracking.connect import anywhere, without_passwords
 from mlflow_hpo.tracking.logged import logged_value
 from mlflow_hpo.tracking.outage import is_final
 from mlflow_hpo.tracking.transport import own_retries
@@ -25,10 +31,22 @@ class Following:
 
     Args:
         tracking_uri: of the store.
+        experiment_id: of the runs.
     """
 
-    def __init__(self, tracking_uri: str) -> None:
+    def __init__(self, tracking_uri: str, experiment_id: str) -> None:
         self._tracking_uri = tracking_uri
+        self._experiment_id = experiment_id
+
+    def environment(self, run_id: str, present: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment of a script that logs to a run, made of the present one."""
+        own = {
+            MLFLOW_RUN_ID.name: run_id,
+            MLFLOW_TRACKING_URI.name: anywhere(self._tracking_uri),
+            MLFLOW_EXPERIMENT_ID.name: self._experiment_id,
+        }
+        # the experiment is told by its id, and MLflow refuses two that differ
+        return {**{k: v for k, v in present.items() if k != MLFLOW_EXPERIMENT_NAME.name}, **own}
 
     def logged(self, run_id: str, metrics: Sequence[str]) -> Mapping[str, Sequence[Point]]:
         """Return all that is logged to a run of some metrics, one request each, in their order.

@@ -46,6 +46,7 @@ from mlflow_hpo.tracking.summary import SCHEMA, StudySummary, TrialSummary, best
 from mlflow_hpo.tracking.system_metrics import MachineMonitor
 from mlflow_hpo.tracking.writer import Writer
 
+OF_SOURCE = ("mlflow.source.", "mlflow.gitRepo", "mlflow.gitBranch")  # MLflow's tags for code
 AGAIN = "trained again, in the run above"  # why an attempt ended
 TAG_LENGTH = 4_000  # characters of a reason or traceback; MLflow cuts tags at 8,000
 
@@ -54,9 +55,6 @@ logger = logging.getLogger(__name__)
 
 class WorkerServices(Following):
     """What workers need of the tracking room; it goes to them through a pipe and is written nowhere."""
-
-    def __init__(self, tracking_uri: str) -> None:
-        super().__init__(tracking_uri)
 
     def checkpoints(self, location: str) -> ArtifactCheckpoints:
         """Open the checkpoint store of the trial whose run has the artifact root `location`."""
@@ -101,7 +99,7 @@ class Tracker:
         self.run_name: str = parent.info.run_name
         self.experiment_id: str = parent.info.experiment_id
         self.artifact_uri: str = parent.info.artifact_uri
-        self.services = WorkerServices(self.tracking_uri)
+        self.services = WorkerServices(self.tracking_uri, self.experiment_id)
         self._writer: Writer | KnownRunsWriter = Writer(client, study=self.run_id)
         self._known: dict[int, RecordedTrial] = {}
         if recording is not None:
@@ -137,7 +135,7 @@ class Tracker:
         """
         adopted = _adopted()
         client = connect()
-        context = {**_context(), **(source or {})}
+        context = _context(source)
         parent = ask(_cannot_write(), open_parent, client, context, adopted, experiment, name)
         lease = Lease(client, parent.info.run_id)
         tracker = cls(client, parent, context, lease)
@@ -178,7 +176,7 @@ class Tracker:
             ask(_cannot_write(), client.log_batch, adopted, tags=[RunTag(*each) for each in link.items()])
         lease = Lease(client, recording.run_id)
         ask("resume", lease.take, take_over=take_over)
-        return cls(client, parent, {**_context(), **(source or {})}, lease, recording, adopted)
+        return cls(client, parent, _context(source), lease, recording, adopted)
 
     def log_first(self, artifacts: Mapping[str, str]) -> None:
         """Write texts to the parent run before anything else, which shows that its artifacts can be written.
@@ -431,9 +429,11 @@ def _adopted() -> str | None:
     return os.environ.pop("MLFLOW_RUN_ID", None)
 
 
-def _context() -> dict[str, str]:
+def _context(source: Mapping[str, str] | None) -> dict[str, str]:
     tags: dict[str, str] = ask("mlflow", run_context.resolve_tags)
-    return tags
+    if source:  # the training code is not what this process is made of
+        tags = {name: value for name, value in tags.items() if not name.startswith(OF_SOURCE)}
+    return {**tags, **(source or {})}
 
 
 def _cannot_write() -> str:
