@@ -36,6 +36,27 @@ def by_epoch(points: Iterable[Point]) -> dict[int, Point]:
     return {step + first: by_step[step] for step in sorted(by_step) if step + first > 0}
 
 
+def as_told(points: Iterable[Point], reached: int) -> dict[int, Point]:
+    """Return the values of one metric as they were told to the search, for a trial that came to an epoch.
+
+    Args:
+        points: what its script has logged.
+        reached: the furthest epoch that was told; 0 if that is not known.
+
+    >>> as_told([Point(0, 1.0, 0.5)], 9)
+    {9: Point(step=0, time=1.0, value=0.5)}
+    >>> list(as_told([Point(0, 1.0, 0.5), Point(1, 2.0, 0.6)], 9))
+    [1, 2, 9]
+    """
+    points = list(points)
+    if may_be_final(points) and reached:
+        return {reached: points[0]}
+    told = by_epoch(points)
+    if told and (last := max(told)) < reached:  # it ended by itself: its last value counted for the rest
+        told[reached] = told[last]
+    return told
+
+
 def may_be_final(points: Iterable[Point]) -> bool:
     """Whether these may be all that a script logs of a metric, once, at its end: nothing tells an epoch."""
     steps = [point.step for point in points]

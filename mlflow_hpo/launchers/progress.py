@@ -58,8 +58,11 @@ class Progress:
         points = logged.get(self._metric, ())
         self.by_step = len(points) > 0 and not may_be_final(points)
         epochs = by_epoch(points)
-        if not over and not by_step and not self.by_step:
-            return []
+        if not by_step and not self.by_step:
+            if not over:
+                return []
+            if whole and points:
+                epochs = {self._stop: points[0]}
         self.beyond = any(epoch > self._stop for epoch in epochs)
         due = [epoch for epoch in epochs if self._told < epoch <= self._stop]
         if self._others and not over and due and due[-1] > self._last_seen:
