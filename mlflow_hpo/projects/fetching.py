@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 from mlflow.projects import _project_spec
-from mlflow.projects.utils import _fetch_project, _is_local_uri, _is_zip_uri, _parse_subdirectory
+from mlflow.projects.utils import (
+    _fetch_git_repo,
+    _fetch_project,
+    _is_local_uri,
+    _is_zip_uri,
+    _parse_file_uri,
+    _parse_subdirectory,
+)
 from mlflow.utils.git_utils import get_git_commit, get_git_repo_url
 from mlflow.utils.mlflow_tags import (
     MLFLOW_GIT_COMMIT,
@@ -71,17 +79,46 @@ def fetched(uri: str, version: str | None, entry_point: str) -> Iterator[Fetched
         ConfigError: there is no such project or entry point, or it cannot be searched.
     """
     shown = public_uri(uri)
+    bare = _bare_repository(uri)
+    copied = bare is not None or _is_copied(uri)
     try:
-        folder = Path(_fetch_project(uri, version))
+        folder = Path(_fetch_project(uri, version)) if bare is None else _cloned(bare, version)
     except Exception as error:
         line = without_passwords(" ".join(str(error).split()))
         raise ConfigError("uri", f"cannot fetch {shown}: {line:.400}") from error
     try:
         yield _read(shown, folder, entry_point)
     finally:
-        root, subfolder = _parse_subdirectory(uri)
-        if _is_zip_uri(root) or not _is_local_uri(root):
-            shutil.rmtree(folder.parents[len(Path(subfolder).parts) - 1] if subfolder else folder)
+        if copied:
+            shutil.rmtree(_root(uri, folder), ignore_errors=True)
+
+
+def _is_copied(uri: str) -> bool:
+    root, _ = _parse_subdirectory(uri)
+    return bool(_is_zip_uri(root)) or not _is_local_uri(root)
+
+
+def _root(uri: str, folder: Path) -> Path:
+    """Return what was copied, of which `folder` may be a part."""
+    _, subfolder = _parse_subdirectory(uri)
+    return folder.parents[len(Path(subfolder).parts) - 1] if subfolder else folder
+
+
+def _bare_repository(uri: str) -> Path | None:
+    """Return the bare git repository on this machine that `uri` names; MLflow would take it for a folder."""
+    path = Path(_parse_file_uri(uri))
+    is_bare = (path / "HEAD").is_file() and (path / "objects").is_dir() and (path / "refs").is_dir()
+    return path.resolve() if is_bare else None
+
+
+def _cloned(repository: Path, version: str | None) -> Path:
+    folder = tempfile.mkdtemp(prefix="mlflow-hpo-clone-")
+    try:
+        _fetch_git_repo(f"file://{repository}", version, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return Path(folder)
 
 
 def _read(uri: str, folder: Path, entry_point: str) -> FetchedProject:
