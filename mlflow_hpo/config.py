@@ -101,12 +101,15 @@ class ProjectKeys(_Section):
             there, and leaves its checkpoint in it.
         poll_interval: seconds between two looks at what a script has logged.
         stop_grace: seconds between SIGTERM and SIGKILL where a script is stopped.
+        copies: each worker runs in a copy of its own of the project's folder, so that scripts may write files
+            there.
     """
 
     resource_parameter: Name | None = None
     checkpoint_parameter: Name | None = None
     poll_interval: Annotated[float, Field(ge=0.05, le=600)] = 1.0
     stop_grace: Annotated[float, Field(ge=0, le=600)] = 5.0
+    copies: bool = False
 
     @model_validator(mode="after")
     def _checkpoints_are_of_known_epochs(self) -> ProjectKeys:

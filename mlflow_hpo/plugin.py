@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,7 +80,6 @@ class HpoBackend(AbstractBackend):
             KeyboardInterrupt: SIGINT or SIGTERM came; what ran is stopped and its runs are paused.
         """
         del tracking_uri  # the one that MLflow's settings name
-        logging.getLogger("mlflow_hpo").setLevel(logging.WARNING)
         try:
             with tempfile.TemporaryDirectory(prefix="mlflow-hpo-project-") as scratch:
                 return SearchedRun(

@@ -59,7 +59,8 @@ class ProjectLauncher(Launcher):
         if not isinstance(trainable, Project):
             raise ConfigError(
                 "launcher",
-                "'project' runs MLflow projects: mlflow run URI --backend hpo --backend-config FILE",
+                "'project' runs MLflow projects: mlflow run URI --backend hpo --backend-config FILE, "
+                "and goes on with a study by the key resume in that file",
             )
 
     def start(self, trainable: Any, services: Services, folder: Path) -> None:
@@ -166,11 +167,21 @@ class ProjectLauncher(Launcher):
         self._scripts[slot.number] = Script(
             *(job, slot, self._project, self._services),
             folder=folder,
+            home=self._home(slot),
             checkpoint=checkpoint,
             guard=self._guard,
             habits=self._habits,
             tell=self._events.put,
         )
+
+    def _home(self, slot: Slot) -> Path:
+        """Return where the scripts of a slot run."""
+        if not self._project.copies:
+            return self._project.folder
+        home = self._folder / f"project-{slot.number}"
+        if not home.exists():
+            shutil.copytree(self._project.folder, home, symlinks=True)
+        return home
 
     def _over(self, trial_id: int) -> None:
         for number, script in self._scripts.items():

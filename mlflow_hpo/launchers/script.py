@@ -41,7 +41,8 @@ class Project(Described, Protocol):
         resumes: whether it goes on from the checkpoint that it is given the path of.
         poll_interval: seconds between two looks at what a script has logged.
         stop_grace: seconds that it has to end by itself when it is stopped.
-        folder: where it runs.
+        folder: where it lies, and runs.
+        copies: whether each slot has a copy of that for itself.
     """
 
     metrics: Sequence[str]
@@ -51,6 +52,7 @@ class Project(Described, Protocol):
     poll_interval: float
     stop_grace: float
     folder: Path
+    copies: bool
 
     def command(self, params: Mapping[str, object], stop: int, checkpoint: Path) -> list[str]:
         """Return the command line that trains a configuration to the epoch `stop`."""
@@ -75,6 +77,7 @@ class Script:
         project: whose entry point.
         services: reads and writes the store.
         folder: this job's own, for its output.
+        home: where the script runs.
         checkpoint: where the script keeps its checkpoint, if it takes one.
         guard: ends the script should this process die.
         habits: of the project.
@@ -89,6 +92,7 @@ class Script:
         services: Services,
         *,
         folder: Path,
+        home: Path,
         checkpoint: Path,
         guard: Guard,
         habits: Habits,
@@ -100,6 +104,7 @@ class Script:
         self._project = project
         self._services = services
         self._log = folder / LOG
+        self._home = home
         self._checkpoint = checkpoint
         self._guard = guard
         self._habits = habits
@@ -166,7 +171,7 @@ class Script:
         job, project = self.job, self._project
         self._command = Command(
             project.command(job.params, job.stop, self._checkpoint),
-            folder=project.folder,
+            folder=self._home,
             env=self._services.environment(job.run_id, {**UNBUFFERED, **os.environ, **self.slot.env}),
             output=self._log,
             guard=self._guard,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from mlflow_hpo.projects.fetching import FetchedProject
 from mlflow_hpo.projects.parameters import check_parameters
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.connect import without_passwords
+
+TASK_LENGTH = 500  # characters of the name of a task
+SECRET = re.compile("pass|secret|token|key|credential", re.IGNORECASE)
 
 
 class SearchedProject:
@@ -45,9 +49,11 @@ class SearchedProject:
         self.poll_interval = keys.poll_interval
         self.stop_grace = keys.stop_grace
         self.folder = fetched.folder
+        self.copies = keys.copies
         self._fetched = fetched
         self._keys = keys
         self._space = config.space
+        self._given = fixed
         self._fixed = dict(fixed)
         self._manager = env_manager
         self._scratch = scratch
@@ -74,10 +80,10 @@ class SearchedProject:
     def describe(self) -> dict[str, str]:
         """Return what is searched: the project, its entry point, and what is fixed."""
         entry_point = self._fetched.entry_point.name
-        fixed = ", ".join(f"{name}={value}" for name, value in sorted(self._fixed.items()))
+        fixed = ", ".join(f"{name}={_shown(name, value)}" for name, value in sorted(self._given.items()))
         name = self._fetched.name + (f":{entry_point}" if entry_point != "main" else "")
         return {
-            "data": without_passwords(f"{name} ({fixed})" if fixed else name)[:250],
+            "data": without_passwords(f"{name} ({fixed})" if fixed else name)[:TASK_LENGTH],
             "project": self._fetched.uri,
             "entry_point": entry_point,
         }
@@ -109,3 +115,8 @@ class SearchedProject:
             except Exception as error:
                 line = without_passwords(" ".join(str(error).split()))
                 raise ConfigError(name, f"cannot get {value!r:.200}: {line:.300}") from error
+
+
+def _shown(name: str, value: str) -> str:
+    """Return a fixed parameter as anyone may read it."""
+    return "***" if SECRET.search(name) else value

@@ -69,7 +69,7 @@ class Project:
         self.metrics: Sequence[str] = ["acc"]
         self.max_resource = 9
         self.sets_resource = False
-        self.resumes = False
+        self.resumes = self.copies = False
         self.poll_interval = 0.05
         self.stop_grace = 5.0
         self.__dict__.update(options)
