@@ -84,6 +84,7 @@ class Bookkeeper:
         """
         entry = self.ledger.started(job, slot)
         if entry.run is not None:
+            entry.fresh = False
             self._tracker.status(entry.run_id, "RUNNING")
             self._tracker.tags(entry.run_id, {"hpo.rung": str(job.rung)})
             return entry
@@ -93,6 +94,7 @@ class Bookkeeper:
             entry.arrived(entry.coming.result())
         if (known := self._known.pop(job.trial_id, None)) is not None:
             entry.checkpoints, entry.samples = dict(known.checkpoints), known.samples
+            entry.fresh = False
         return entry
 
     def renewed(self, trial_id: int, seed: int, *, goes_on: bool) -> Future[TrialRun]:

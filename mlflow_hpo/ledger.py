@@ -21,6 +21,7 @@ class TrialEntry:
     slot: Slot
     run: TrialRun | None = None
     coming: Future[TrialRun] | None = None  # its run, while that is on its way
+    fresh: bool = True  # nothing is logged to its run before the present job
     status: str = "RUNNING"
     reason: str = ""
     begin: float = field(default_factory=time.monotonic)  # of the present job,

@@ -86,7 +86,7 @@ class Study:
     Everything about the input is checked here, before anything is launched.
 
     Args:
-        train: the training code, a function of one `Trial`.
+        train: the training code, a function of one `Trial`; or, with the launcher "project", a project.
         space: the search space, unless it is among `keys`.
         listener: watches the study.
         resume: the parent run of a study that goes on, or what is recorded of it. Keys that are not given
@@ -323,7 +323,7 @@ class Study:
                 slot,
                 TrialJob(
                     *(job.trial_id, job.config, job.start, job.stop, seed),
-                    *(entry.location, entry.samples, job.rung, entry.run_id),
+                    *(entry.location, entry.samples, job.rung, entry.run_id, entry.fresh),
                 ),
             )
             if coming is not None:

@@ -62,7 +62,7 @@ class Services(Protocol):
         """
 
     def last_values(self, run_id: str) -> dict[str, float]:
-        """Return the last value of each metric that is logged to a run."""
+        """Return the last value of each metric that is logged to a run; raises as `logged` does."""
 
     def keep_log(self, location: str, path: Path) -> None:
         """Store a file with the output of a script in the artifacts at `location`; raises what it likes."""
@@ -72,9 +72,10 @@ class Services(Protocol):
 class TrialJob:
     """One job as a worker gets it: train epochs ``start + 1 .. stop`` of one trial.
 
-    `location` says where its checkpoints live, in the words of `Services`; "" if that is only known when
-    `Launcher.located` tells, as is `run_id`, of its run. `sample` is the number of the first sample of system
-    metrics, so that a promoted trial's samples go on counting. `rung` is for the records.
+    `location` says where its checkpoints live, in the words of `Services`, and `run_id` which run is its
+    trial's; both are "" if that is only known when `Launcher.located` tells. `fresh` says that nothing is
+    logged to that run yet. `sample` is the number of the first sample of system metrics, so that a promoted
+    trial's samples go on counting. `rung` is for the records.
     """
 
     trial_id: int
@@ -86,6 +87,7 @@ class TrialJob:
     sample: int = 0
     rung: int = 0
     run_id: str = ""
+    fresh: bool = True
 
 
 class Outcome(enum.Enum):

@@ -109,12 +109,15 @@ class Command:
         self._guard.forget(self._process.pid)
 
     def _lives(self) -> bool:
-        self._process.poll()  # else it stays a zombie, which counts as a member of its group
-        try:
-            os.killpg(self._process.pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
+        self._process.poll()
+        if self._process.returncode is None:
+            return True
+        # where nobody reaps orphans, as in many containers, they stay in their group as zombies
+        return any(
+            process.info["status"] != psutil.STATUS_ZOMBIE
+            for process in psutil.process_iter(["status"])
+            if _group(process.pid) == self._process.pid
+        )
 
     def _strays(self) -> list[psutil.Process]:
         """Return the descendants that have left the group for one of their own."""

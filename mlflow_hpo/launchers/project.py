@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.errors import ConfigError, StudyError
 from mlflow_hpo.launchers.base import (
     Ended,
     Event,
@@ -81,6 +81,9 @@ class ProjectLauncher(Launcher):
         """Begin a job, once its run is there."""
         if slot.number in self._waiting or slot.number in self._scripts:
             raise RuntimeError(f"slot {slot.number} is busy")
+        if job.run_id and job.fresh:
+            self._begin(slot, job)
+            return
         if job.run_id:
             goes_on = self._project.resumes and self._checkpoint(job.trial_id).exists()
             self._events.put(Renewed(job.trial_id, goes_on))
@@ -180,7 +183,11 @@ class ProjectLauncher(Launcher):
             return self._project.folder
         home = self._folder / f"project-{slot.number}"
         if not home.exists():
-            shutil.copytree(self._project.folder, home, symlinks=True)
+            try:
+                shutil.copytree(self._project.folder, home, symlinks=True)
+            except OSError as error:
+                line = " ".join(str(error).split())
+                raise StudyError(f"project.copies: cannot copy the project: {line:.300}") from error
         return home
 
     def _over(self, trial_id: int) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from mlflow_hpo.errors import HpoError, StoreAwayError
 from mlflow_hpo.launchers.base import Ended, Event, Outcome, Reported, Services, Slot, TrialJob, Warned
@@ -20,9 +20,12 @@ from mlflow_hpo.launchers.progress import Progress
 from mlflow_hpo.steps import Point
 from mlflow_hpo.trial import Described
 
+T = TypeVar("T")
+
 LOG = "output.log"  # name of a script's output in the artifacts of its run
 LOG_TAIL = 4_000  # characters of it that are worth keeping in a tag
 LOG_END = 1_000  # and bytes that its last line is looked for in
+AWAY = 5  # times the usual interval between two looks while the store is away
 SHARE = 10  # a script's metrics are looked at for at most one part in so many of the time
 UNBUFFERED = {"PYTHONUNBUFFERED": "1"}  # else a script that is killed takes its last words with it
 LONGEST_PAUSE = 30.0  # seconds between two looks while the tracking store is away
@@ -210,19 +213,27 @@ class Script:
 
         Once the script is over this waits until it can.
         """
-        away = self._project.poll_interval
-        while True:
-            begin = time.monotonic()
+        interval = self._project.poll_interval
+        begin = time.monotonic()
+        logged: Mapping[str, Sequence[Point]] | None
+        try:
+            logged = self._services.logged(self.job.run_id, self._project.metrics)
+        except StoreAwayError:
+            if not over:
+                return None, min(LONGEST_PAUSE, AWAY * interval)
+            logged = self._patiently(lambda: self._services.logged(self.job.run_id, self._project.metrics))
+        return logged, max(interval, SHARE * (time.monotonic() - begin))
+
+    def _patiently(self, ask: Callable[[], T]) -> T | None:
+        """Return what the store says, however long it is away; None if the script is asked to end before."""
+        pause = self._project.poll_interval
+        while not self._asked.is_set():
             try:
-                logged = self._services.logged(self.job.run_id, self._project.metrics)
+                return ask()
             except StoreAwayError:
-                if not over:
-                    return None, min(LONGEST_PAUSE, 5 * self._project.poll_interval)
-                if self._asked.wait(away):
-                    return None, 0.0
-                away = min(LONGEST_PAUSE, 2 * away)
-                continue
-            return logged, max(self._project.poll_interval, SHARE * (time.monotonic() - begin))
+                self._asked.wait(pause)
+                pause = min(LONGEST_PAUSE, 2 * pause)
+        return None
 
     def _pass_on(self, logged: Mapping[str, Sequence[Point]], code: int | None) -> bool:
         """Report what is new; return whether to go on."""
@@ -246,7 +257,9 @@ class Script:
             return Outcome.FAILED, f"the script ended with {died}{': ' if last else ''}{''.join(last)}"[:500]
         if self._progress.complete:
             return Outcome.COMPLETED, ""
-        others = self._services.last_values(self.job.run_id)
+        others = self._patiently(lambda: self._services.last_values(self.job.run_id))
+        if self._asked.is_set():
+            return self._stopped()
         if not others:
             return Outcome.FAILED, "the script ended without an error, but logged no metric to its run"
         self._report(self.job.stop, others, time.time())  # who hears it says what is missing

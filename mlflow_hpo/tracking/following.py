@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mlflow.entities import Metric
@@ -56,23 +57,19 @@ class Following:
             StudyError: it never will, such as for a run that was deleted.
         """
         client = MlflowClient(self._tracking_uri)
-        found = {}
-        try:
-            with own_retries():
-                for name in metrics:
-                    found[name] = [
-                        Point(point.step, point.timestamp / 1000, logged_value(point.value))
-                        for point in client.get_metric_history(run_id, name)
-                    ]
-        except Exception as error:
-            line = without_passwords(" ".join(str(error).split())) or type(error).__name__
-            kind = StudyError if is_final(error) else StoreAwayError
-            raise kind(f"cannot read the metrics of the run: {line:.300}") from error
-        return found
+        with _reading():
+            return {
+                name: [
+                    Point(point.step, point.timestamp / 1000, logged_value(point.value))
+                    for point in client.get_metric_history(run_id, name)
+                ]
+                for name in metrics
+            }
 
     def last_values(self, run_id: str) -> dict[str, float]:
-        """Return the last value of each metric of a run. Raises whatever the store does."""
-        return dict(MlflowClient(self._tracking_uri).get_run(run_id).data.metrics)
+        """Return the last value of each metric of a run; raises as `logged` does."""
+        with _reading():
+            return dict(MlflowClient(self._tracking_uri).get_run(run_id).data.metrics)
 
     def keep_log(self, location: str, path: Path) -> None:
         """Store the output of a script, its end if it is long, in the artifacts at `location`.
@@ -84,6 +81,17 @@ class Following:
             text = file.read().decode(errors="replace")
         path.write_text(without_passwords(text), encoding="utf-8")
         get_artifact_repository(location, tracking_uri=self._tracking_uri).log_artifact(str(path))
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        with own_retries():
+            yield
+    except Exception as error:
+        line = without_passwords(" ".join(str(error).split())) or type(error).__name__
+        kind = StudyError if is_final(error) else StoreAwayError
+        raise kind(f"cannot read the metrics of the run: {line:.300}") from error
 
 
 def copy_metrics(client: MlflowClient, before: str, run_id: str, *, without: str) -> None:

@@ -282,15 +282,23 @@ class Tracker:
                 return
             run = creation.result()
             below = {MLFLOW_PARENT_RUN_ID: run.run_id, "hpo.kind": "attempt", "hpo.stop_reason": AGAIN}
-            self._writer.tags(before.run_id, below)
-            self._writer.status(before.run_id, "KILLED")
-            if copied_without is None:
-                ready.set_result(run)
-            else:
-                copying = self._writer.call(
-                    copy_metrics, self._client, before.run_id, run.run_id, without=copied_without
-                )
-                copying.add_done_callback(lambda _: ready.set_result(run))
+            try:
+                self._writer.tags(before.run_id, below)
+                self._writer.status(before.run_id, "KILLED")
+                if copied_without is None:
+                    ready.set_result(run)
+                    return
+                names = (before.run_id, run.run_id)
+                copying = self._writer.call(copy_metrics, self._client, *names, without=copied_without)
+            except StudyError as refused:
+                ready.set_exception(refused)
+                return
+            copying.add_done_callback(copied)
+
+        def copied(copying: Future[None]) -> None:
+            if (error := copying.exception()) is not None:
+                logger.warning("the metrics of an attempt stay in its run: %s", without_passwords(str(error)))
+            ready.set_result(coming.result())
 
         coming.add_done_callback(made)
         return ready

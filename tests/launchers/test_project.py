@@ -97,10 +97,14 @@ class Jobs:
         (folder / "work").mkdir()
         self.launcher.start(self.project, self.services, folder / "work")
 
-    def begin(self, trial_id: int = 0, *, start: int = 0, stop: int = 9, run_id: str = "") -> None:
+    def begin(
+        self, trial_id: int = 0, *, start: int = 0, stop: int = 9, run_id: str = "", fresh: bool = False
+    ) -> None:
         slot = self.launcher.free_slot
         assert slot is not None
-        self.launcher.submit(slot, TrialJob(trial_id, {"x": 1}, start, stop, 0, "", run_id=run_id))
+        self.launcher.submit(
+            slot, TrialJob(trial_id, {"x": 1}, start, stop, 0, "", run_id=run_id, fresh=fresh)
+        )
 
     def locate(self, trial_id: int = 0, run_id: str = "run") -> None:
         self.launcher.located(trial_id, f"artifacts-of-{run_id}", run_id)
@@ -155,6 +159,24 @@ def test_a_script_is_followed_to_its_end(jobs: Any) -> None:
     assert made.launcher.free_slot is not None
     made.launcher.drain(10)
     assert made.services.kept == {"artifacts-of-run": "trained\n"}
+
+
+def test_it_begins_at_once_where_its_run_is_there(jobs: Any) -> None:
+    made = jobs(STEPS)
+    made.begin(run_id="run", fresh=True)
+    assert made.to_end()[0].outcome is Outcome.COMPLETED
+
+
+def test_each_slot_may_have_a_copy_of_the_project(jobs: Any, tmp_path: Path) -> None:
+    home = tmp_path / "project"
+    home.mkdir()
+    (home / "data").write_text("7")
+    made = jobs("log(0, float(open('data').read()))\nopen('model', 'w').close()", copies=True)
+    made.project.folder = home
+    made.begin()
+    made.locate()
+    assert made.to_end()[0].outcome is Outcome.COMPLETED
+    assert [path.name for path in home.iterdir()] == ["data"]
 
 
 def test_it_waits_for_its_run(jobs: Any) -> None:
