@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlflow.exceptions import MlflowException
 from mlflow.projects import _project_spec, env_type
 
 from mlflow_hpo.errors import ConfigError
@@ -33,7 +32,7 @@ def activation(spec: _project_spec.Project, folder: Path, manager: str | None) -
         if manager == "conda":
             return _conda(spec)
         return [] if manager == "local" else [_virtual(spec, folder, manager)]
-    except (MlflowException, OSError) as error:
+    except Exception as error:  # of several kinds, with no base of their own
         line = " ".join(str(error).split())
         raise ConfigError(
             "env-manager",
