@@ -14,12 +14,12 @@ class Point(NamedTuple):
     value: float
 
 
-def by_epoch(points: Iterable[Point]) -> dict[int, Point]:
+def by_epoch(points: Iterable[Point], *, counted: bool = False) -> dict[int, Point]:
     """Return the values of one metric by epoch, ascending.
 
-    Scripts count as they like. Where they log without a step (MLflow then writes 0) the values are counted in
-    the order of their times. Otherwise a step is an epoch, counted from 0 if the first one is 0; of several
-    values at one step the last one counts.
+    Scripts count as they like. Where they log without a step (MLflow then writes 0), or their steps are to be
+    `counted` as they are no epochs, the values are numbered in the order of their times. Otherwise a step is
+    an epoch, counted from 0 if the first one is 0; of several values at one step the last one counts.
 
     >>> list(by_epoch([Point(0, 1.0, 0.5), Point(1, 2.0, 0.6)]))
     [1, 2]
@@ -27,21 +27,24 @@ def by_epoch(points: Iterable[Point]) -> dict[int, Point]:
     [5, 10]
     >>> list(by_epoch([Point(0, 1.0, 0.5), Point(0, 2.0, 0.6), Point(0, 3.0, 0.7)]))
     [1, 2, 3]
+    >>> list(by_epoch([Point(49, 1.0, 0.5), Point(99, 2.0, 0.6)], counted=True))
+    [1, 2]
     """
     in_time = sorted(points, key=lambda point: point.time)
-    if all(point.step == 0 for point in in_time):
+    if counted or all(point.step == 0 for point in in_time):
         return dict(enumerate(in_time, 1))
     by_step = {point.step: point for point in in_time}
     first = 1 if min(by_step) == 0 else 0
     return {step + first: by_step[step] for step in sorted(by_step) if step + first > 0}
 
 
-def as_told(points: Iterable[Point], reached: int) -> dict[int, Point]:
+def as_told(points: Iterable[Point], reached: int, *, counted: bool = False) -> dict[int, Point]:
     """Return the values of one metric as they were told to the search, for a trial that came to an epoch.
 
     Args:
         points: what its script has logged.
         reached: the furthest epoch that was told; 0 if that is not known.
+        counted: as for `by_epoch`.
 
     >>> as_told([Point(0, 1.0, 0.5)], 9)
     {9: Point(step=0, time=1.0, value=0.5)}
@@ -51,7 +54,7 @@ def as_told(points: Iterable[Point], reached: int) -> dict[int, Point]:
     points = list(points)
     if may_be_final(points) and reached:
         return {reached: points[0]}
-    told = by_epoch(points)
+    told = by_epoch(points, counted=counted)
     if told and (last := max(told)) < reached:  # it ended by itself: its last value counted for the rest
         told[reached] = told[last]
     return told

@@ -28,14 +28,21 @@ class Progress:
     Args:
         metrics: names of those that the search looks at, the optimised one first.
         start, stop: of the job; nothing at or before `start` is reported.
+        most: epochs of a full training; a first value behind them is at no epoch.
+        counted: the values are counted, whatever their steps.
     """
 
-    def __init__(self, metrics: Sequence[str], start: int, stop: int) -> None:
+    def __init__(
+        self, metrics: Sequence[str], start: int, stop: int, *, most: int | None = None, counted: bool = False
+    ) -> None:
         self._metric, *self._others = metrics
         self._stop = stop
         self._told = start
         self._last_seen = 0  # at the look before this one
         self._seen = dict.fromkeys(self._others, 0)  # up to which epoch
+        self._most = most
+        self._counted = counted
+        self.misplaced: int | None = None  # the step of the first value, if that can be no epoch
         self.beyond = False  # the script has gone on behind `stop`
         self.by_step = False  # it has logged by epoch
 
@@ -57,12 +64,15 @@ class Progress:
         """
         points = logged.get(self._metric, ())
         self.by_step = len(points) > 0 and not may_be_final(points)
-        epochs = by_epoch(points)
+        epochs = by_epoch(points, counted=self._counted)
         if not by_step and not self.by_step:
             if not over:
                 return []
             if whole and points:
                 epochs = {self._stop: points[0]}
+        if self._told == 0 and self._most is not None and min(epochs, default=0) > self._most:
+            self.misplaced = min(point.step for point in points)
+            return []
         self.beyond = any(epoch > self._stop for epoch in epochs)
         due = [epoch for epoch in epochs if self._told < epoch <= self._stop]
         if self._others and not over and due and due[-1] > self._last_seen:
@@ -81,7 +91,7 @@ class Progress:
     def _tell(self, epoch: int, point: Point, logged: Mapping[str, Sequence[Point]]) -> Told:
         metrics = {self._metric: point.value}
         for name in self._others:
-            for at, other in by_epoch(logged.get(name, ())).items():
+            for at, other in by_epoch(logged.get(name, ()), counted=self._counted).items():
                 if self._seen[name] < at <= epoch or (epoch == self._stop and at > self._seen[name]):
                     metrics[name], self._seen[name] = other.value, at
         self._told = epoch

@@ -42,6 +42,7 @@ class Project(Described, Protocol):
         max_resource: epochs of a full training.
         sets_resource: whether the script is told how many epochs to train, and ends by itself.
         resumes: whether it goes on from the checkpoint that it is given the path of.
+        counts_values: whether the values of a metric are counted, whatever their steps.
         poll_interval: seconds between two looks at what a script has logged.
         stop_grace: seconds that it has to end by itself when it is stopped.
         folder: where it lies, and runs.
@@ -52,6 +53,7 @@ class Project(Described, Protocol):
     max_resource: int
     sets_resource: bool
     resumes: bool
+    counts_values: bool
     poll_interval: float
     stop_grace: float
     folder: Path
@@ -113,7 +115,13 @@ class Script:
         self._habits = habits
         self._tell = tell
         goes_on = project.resumes and checkpoint.exists()
-        self._progress = Progress(project.metrics, job.start if goes_on else 0, job.stop)
+        self._progress = Progress(
+            project.metrics,
+            job.start if goes_on else 0,
+            job.stop,
+            most=project.max_resource,
+            counted=project.counts_values,
+        )
         self._replies: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._asked = threading.Event()  # to end
         self._killed = ""  # why it is ended by force
@@ -188,6 +196,8 @@ class Script:
                 return self._ended(*self._stopped())
             if self._asked.is_set():
                 return self._ended(*self._stopped())
+            if (step := self._progress.misplaced) is not None:
+                return self._ended(Outcome.FAILED, self._no_epoch(step))
             if code is not None:
                 return self._by_itself(code)
             if self._progress.complete and (self._progress.beyond or not self._ends_by_itself):
@@ -264,6 +274,12 @@ class Script:
             return Outcome.FAILED, "the script ended without an error, but logged no metric to its run"
         self._report(self.job.stop, others, time.time())  # who hears it says what is missing
         return Outcome.FAILED, self._killed or f"the script ended without logging {self._project.metrics[0]}"
+
+    def _no_epoch(self, step: int) -> str:
+        return (
+            f"the script logs {self._project.metrics[0]} first at step {step}, behind max_resource "
+            f"({self._project.max_resource}); if its steps are no epochs, set project.steps to count"
+        )
 
     def _wait(self, seconds: float) -> None:
         """Wait, but no longer than the script runs and nobody asks it to end."""

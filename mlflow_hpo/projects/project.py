@@ -46,6 +46,7 @@ class SearchedProject:
         self.max_resource = config.max_resource
         self.sets_resource = keys.resource_parameter is not None
         self.resumes = keys.checkpoint_parameter is not None
+        self.counts_values = keys.steps == "count"
         self.poll_interval = keys.poll_interval
         self.stop_grace = keys.stop_grace
         self.folder = fetched.folder

@@ -105,7 +105,13 @@ def _names(keys: Mapping[str, Any]) -> list[str]:
 def _trials(client: MlflowClient, parent: Run, keys: Mapping[str, Any]) -> dict[int, RecordedTrial]:
     names = _names(keys)
     written = _written(parent, names)
-    reading = _Reading(client, names, frozenset(keys["space"]), keys.get("launcher") == "project")
+    reading = _Reading(
+        client,
+        names,
+        frozenset(keys["space"]),
+        keys.get("launcher") == "project",
+        keys.get("project", {}).get("steps") == "count",
+    )
     found: dict[int, tuple[tuple[int, int, int], RecordedTrial]] = {}
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="mlflow-hpo-recovery") as pool:
         children = trial_runs(client, parent)
@@ -158,12 +164,14 @@ class _Reading:
         names: of the metrics that the search looks at, the optimised one first.
         space: names of the parameters that are searched; scripts log others beside them.
         scripts: whether the trials are scripts that have logged by themselves, with steps of their own.
+        counted: whether those are no epochs, and their values are counted.
     """
 
     client: MlflowClient
     names: list[str]
     space: frozenset[str]
     scripts: bool
+    counted: bool
 
     def history(self, run: Run, name: str) -> list[Point]:
         """Return what is logged of a metric; of one that the search looks at, by epoch."""
@@ -172,7 +180,7 @@ class _Reading:
         points = [Point(each.step, each.timestamp / 1000, logged_value(each.value)) for each in found]
         if not self.scripts or name not in self.names:
             return points
-        told = as_told(points, int(run.data.tags.get("hpo.epochs", "0")))
+        told = as_told(points, int(run.data.tags.get("hpo.epochs", "0")), counted=self.counted)
         return [Point(epoch, point.time, point.value) for epoch, point in told.items()]
 
 

@@ -40,6 +40,19 @@ def test_values_without_steps_are_counted() -> None:
     assert told(progress, 0, 0, 0) == [(3, 3.0)]
 
 
+def test_values_are_counted_where_steps_are_no_epochs() -> None:
+    assert told(Progress(["acc"], 0, 5, most=5, counted=True), 49, 99) == [(1, 1.0), (2, 2.0)]
+
+
+def test_steps_that_can_be_no_epochs_are_noticed() -> None:
+    progress = Progress(["acc"], 0, 3, most=9)
+    assert told(progress, 49, 99) == []
+    assert progress.misplaced == 49
+    progress = Progress(["acc"], 0, 3, most=9)
+    assert told(progress, 5) == [(3, 1.0)]
+    assert progress.misplaced is None
+
+
 def test_a_value_that_may_be_the_only_one_waits() -> None:
     progress = Progress(["acc"], 0, 9)
     assert told(progress, 0) == []

@@ -69,7 +69,7 @@ class Project:
         self.metrics: Sequence[str] = ["acc"]
         self.max_resource = 9
         self.sets_resource = False
-        self.resumes = self.copies = False
+        self.resumes = self.copies = self.counts_values = False
         self.poll_interval = 0.05
         self.stop_grace = 5.0
         self.__dict__.update(options)
@@ -316,6 +316,18 @@ def test_a_metric_that_is_never_logged(jobs: Any) -> None:
     assert events[-1].metrics == {"accuracy": 0.1}
     made.launcher.kill(0, "it is not among them")
     assert made.to_end()[0].reason == "it is not among them"
+
+
+def test_steps_that_are_no_epochs(jobs: Any) -> None:
+    made = jobs("log(49, 1)\nlog(99, 2)\ntime.sleep(600)")
+    made.begin()
+    made.locate()
+    end, epochs = made.to_end()
+    assert (end.outcome, epochs) == (Outcome.FAILED, [])
+    assert end.reason == (
+        "the script logs acc first at step 49, behind max_resource (9); if its steps are no epochs, set "
+        "project.steps to count"
+    )
 
 
 def test_no_metric_at_all(jobs: Any) -> None:
