@@ -35,8 +35,8 @@ from mlflow_hpo.launchers.base import (
     TrialJob,
     Warned,
 )
+from mlflow_hpo.launchers.project_contract import Project
 from mlflow_hpo.launchers.replay import ReplayLauncher
-from mlflow_hpo.launchers.script import Project
 from mlflow_hpo.ledger import TrialEntry
 from mlflow_hpo.metalearning.portfolio import config_key
 from mlflow_hpo.metalearning.warm_start import WarmStart

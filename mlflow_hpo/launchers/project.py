@@ -23,7 +23,10 @@ from mlflow_hpo.launchers.base import (
 )
 from mlflow_hpo.launchers.local import make_slots, visible_gpus
 from mlflow_hpo.launchers.processes import TICK, Guard
-from mlflow_hpo.launchers.script import Habits, Project, Script
+from mlflow_hpo.launchers.project_contract import Project
+from mlflow_hpo.launchers.script import Habits, Script
+
+LAST_OUTPUTS = 10.0  # seconds that an output on its way to the store gets when the launcher is closed
 
 
 class ProjectLauncher(Launcher):
@@ -153,7 +156,10 @@ class ProjectLauncher(Launcher):
             script.leave()
         for script in self._scripts.values():
             script.join()
+        for script in self._storing:
+            script.join(LAST_OUTPUTS)
         self._scripts.clear()
+        self._storing.clear()
         self._waiting.clear()
         if self._guard is not None:
             self._guard.close()

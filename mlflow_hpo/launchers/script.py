@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TypeVar
 
 from mlflow_hpo.errors import HpoError, StoreAwayError
 from mlflow_hpo.launchers.base import Ended, Event, Outcome, Reported, Services, Slot, TrialJob, Warned
 from mlflow_hpo.launchers.processes import TICK, Command, Guard
 from mlflow_hpo.launchers.progress import Progress
+from mlflow_hpo.launchers.project_contract import Project
 from mlflow_hpo.steps import Point
-from mlflow_hpo.trial import Described
 
 T = TypeVar("T")
 
@@ -31,36 +31,6 @@ UNBUFFERED = {"PYTHONUNBUFFERED": "1"}  # else a script that is killed takes its
 LONGEST_PAUSE = 30.0  # seconds between two looks while the tracking store is away
 
 logger = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class Project(Described, Protocol):
-    """What a launcher must know of a project, each trial of which is a run of its entry point.
-
-    Attributes:
-        metrics: names of those that the search looks at, the optimised one first.
-        max_resource: epochs of a full training.
-        sets_resource: whether the script is told how many epochs to train, and ends by itself.
-        resumes: whether it goes on from the checkpoint that it is given the path of.
-        counts_values: whether the values of a metric are counted, whatever their steps.
-        poll_interval: seconds between two looks at what a script has logged.
-        stop_grace: seconds that it has to end by itself when it is stopped.
-        folder: where it lies, and runs.
-        copies: whether each slot has a copy of that for itself.
-    """
-
-    metrics: Sequence[str]
-    max_resource: int
-    sets_resource: bool
-    resumes: bool
-    counts_values: bool
-    poll_interval: float
-    stop_grace: float
-    folder: Path
-    copies: bool
-
-    def command(self, params: Mapping[str, object], stop: int, checkpoint: Path) -> list[str]:
-        """Return the command line that trains a configuration to the epoch `stop`."""
 
 
 @dataclass
