@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from string import Formatter
 from typing import Any
 
 from mlflow.projects._project_spec import EntryPoint
@@ -33,6 +34,7 @@ def check_parameters(
             the declared type.
     """
     declared = entry_point.parameters
+    _check_command(entry_point)
     for field, name in own.items():
         _check_declared(field, name, entry_point)
         for where, names in (("space", space), ("-P", fixed)):
@@ -58,6 +60,20 @@ def check_parameters(
             "space",
             f"lacks {', '.join(missing)}, which the entry point {entry_point.name!r} requires; put it there, "
             f"or fix it with -P {missing[0]}=VALUE",
+        )
+
+
+def _check_command(entry_point: EntryPoint) -> None:
+    try:
+        used = {name for _, name, _, _ in Formatter().parse(entry_point.command) if name is not None}
+    except ValueError as error:
+        raise ConfigError(
+            "entry point", f"the command of {entry_point.name!r} is malformed: {error}"
+        ) from None
+    if unknown := sorted(used - entry_point.parameters.keys()):
+        raise ConfigError(
+            "entry point",
+            f"the command of {entry_point.name!r} uses {{{unknown[0]}}}, which MLproject does not declare",
         )
 
 

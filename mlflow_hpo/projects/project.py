@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -100,7 +101,8 @@ class SearchedProject:
         if self._keys.checkpoint_parameter is not None:
             given[self._keys.checkpoint_parameter] = str(checkpoint)
         try:
-            command = self._fetched.entry_point.compute_command(given, str(self._scratch))
+            storage = tempfile.mkdtemp(dir=self._scratch)  # MLflow wants an empty one for what it downloads
+            command = self._fetched.entry_point.compute_command(given, storage)
         except (MlflowException, KeyError, OSError) as error:
             raise ConfigError("entry point", f"{' '.join(str(error).split()):.400}") from error
         return ["bash", "-c", " && ".join([*self._activation, command])]

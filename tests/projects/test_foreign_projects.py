@@ -73,10 +73,14 @@ def test_a_git_repository(search: Any, foreign: Callable[[str], Path], tmp_path:
     subprocess.run(["git", "clone", "-q", "--bare", project, bare], check=True, capture_output=True)
     shutil.rmtree(project)
     keys = {**SGD, "max_resource": 1, "trials": 1}
-    done = search(f"file://{bare}", keys, "-P", "epochs=1")
+    names = ("--experiment-name", "of projects", "--run-name", "by git")
+    done = search(f"file://{bare}", keys, "-P", "epochs=1", *names)
     assert done.code == 0, done.output
     assert [run.info.status for run in done.trials] == ["FINISHED"]
     assert list(Path(tempfile.gettempdir()).glob("mlflow-hpo-clone-*")) == []
+    assert done.study.info.run_name == "by git"
+    (experiment,) = {run.info.experiment_id for run in (done.study, *done.trials)}
+    assert done.store.get_experiment(experiment).name == "of projects"
     tags = done.trials[0].data.tags
     assert tags["mlflow.source.name"] == f"file://{bare}"
     assert tags["mlflow.source.git.commit"]

@@ -147,6 +147,11 @@ def test_of_the_project(store: MlflowClient, foreign: Callable[[str], Path], tmp
         ExecutionException, match=r"has a docker_env; only projects that run in this machine's"
     ):
         run(tmp_path)
+    (tmp_path / "MLproject").write_text("name: x\nentry_points: {main: {command: 'python {script}'}}\n")
+    with pytest.raises(
+        ExecutionException, match=r"entry point: the command of 'main' uses \{script\}, which"
+    ):
+        run(tmp_path)
     (tmp_path / "MLproject").write_text("name: x\nentry_points: {main: {parameters: {alpha: float}}}\n")
     with pytest.raises(ExecutionException, match="entry point: 'main' of .* has no command"):
         run(tmp_path)
