@@ -37,13 +37,17 @@ class Bookkeeper:
         config: the study's settings.
         optimizer: where values and states are looked up; it is never changed here.
         tracker: the study's runs.
+        trials_log: trials write what they report to their runs themselves.
     """
 
-    def __init__(self, config: StudyConfig, optimizer: Optimizer, tracker: Tracker) -> None:
+    def __init__(
+        self, config: StudyConfig, optimizer: Optimizer, tracker: Tracker, *, trials_log: bool = False
+    ) -> None:
         self.ledger = Ledger(config.budget)
         self._config = config
         self._optimizer = optimizer
         self._tracker = tracker
+        self._trials_log = trials_log
         self._retention = Retention.parse(config.keep_checkpoints)
         self.best_metric = best_metric(config.metric.name)
         self._progress_steps = 0
@@ -83,31 +87,67 @@ class Bookkeeper:
         """
         entry = self.ledger.started(job, slot)
         if entry.run is not None:
+            entry.fresh = False
             self._tracker.status(entry.run_id, "RUNNING")
             self._tracker.tags(entry.run_id, {"hpo.rung": str(job.rung)})
             return entry
-        params = self._config.space.format(job.config)
-        entry.coming = self._tracker.start_trial(
-            *(job.trial_id, params), bracket=job.bracket, rung=job.rung, seed=seed, origin=origin
-        )
+        entry.origin = origin
+        entry.coming = self._create(entry, seed)
         if entry.coming.done():
             entry.arrived(entry.coming.result())
         if (known := self._known.pop(job.trial_id, None)) is not None:
             entry.checkpoints, entry.samples = dict(known.checkpoints), known.samples
             entry.attempt = int(known.tags.get(ATTEMPT, "1"))
+            entry.fresh = False
         return entry
 
+    def renewed(self, trial_id: int, seed: int, *, goes_on: bool) -> Future[TrialRun]:
+        """Give a trial that begins again a new run; the one before is put below it, as an attempt.
+
+        Args:
+            trial_id: whose run.
+            seed: of the trial.
+            goes_on: whether it goes on from a checkpoint, so that the new run begins with what the old one
+                holds.
+
+        Raises:
+            StudyError: the run cannot be created.
+        """
+        entry, record = self.ledger.trials[trial_id], self._optimizer.trials[trial_id]
+        if (before := entry.run) is None:
+            raise RuntimeError(f"trial {trial_id} has no run")
+        entry.run = None
+        copied_without = self.best_metric if goes_on else None
+        entry.coming = self._tracker.after(self._create(entry, seed), before, copied_without=copied_without)
+        if record.best_value is not None:
+            best, epoch = {self.best_metric: record.best_value}, record.best_resource or 0
+
+            def write(run: Future[TrialRun]) -> None:
+                if run.exception() is None:
+                    self._tracker.metrics(run.result().run_id, best, step=epoch, time=time.time())
+
+            entry.coming.add_done_callback(write)
+        return entry.coming
+
     def reported(
-        self, trial_id: int, epoch: int, metrics: Mapping[str, float], time: float, *, broken: str
+        self,
+        trial_id: int,
+        epoch: int,
+        metrics: Mapping[str, float],
+        time: float,
+        *,
+        broken: str,
     ) -> None:
         """Write the metrics of an epoch, and beside them the trial's best value if this is it.
 
         `broken` says in words which constraints it breaks, "" if none.
         """
         entry, record = self.ledger.trials[trial_id], self._optimizer.trials[trial_id]
+        new = {} if self._trials_log else dict(metrics)
         if record.best_value is not None and record.best_resource == epoch:
-            metrics = {**metrics, self.best_metric: record.best_value}
-        self._tracker.metrics(entry.run_id, metrics, step=epoch, time=time)
+            new[self.best_metric] = record.best_value
+        if new:
+            self._tracker.metrics(entry.run_id, new, step=epoch, time=time)
         if not broken:
             entry.epochs.append(epoch)
             entry.values.append(metrics[self._config.metric.name])
@@ -353,6 +393,16 @@ class Bookkeeper:
             write(entry.run.at_once())
         elif entry.coming is not None:  # the store is away: it may still come
             entry.coming.add_done_callback(write)
+
+    def _create(self, entry: TrialEntry, seed: int) -> Future[TrialRun]:
+        job = entry.job
+        return self._tracker.start_trial(
+            *(job.trial_id, self._config.space.format(job.config)),
+            bracket=job.bracket,
+            rung=job.rung,
+            seed=seed,
+            origin=entry.origin,
+        )
 
     def _best_epoch(self, trial_id: int) -> int:
         """Return the epoch of the study's best value if this trial reached it, else 0."""

@@ -91,6 +91,39 @@ class Budget(_Section):
         return self
 
 
+class ProjectKeys(_Section):
+    """How a project is searched.
+
+    Args:
+        resource_parameter: parameter of the entry point that takes the epochs to train; None where the script
+            is stopped when it has logged so many.
+        checkpoint_parameter: parameter that takes the path of a file: the script goes on from it if it is
+            there, and leaves its checkpoint in it.
+        steps: whether the steps of the metric are "epochs", or its values are to be counted ("count").
+        poll_interval: seconds between two looks at what a script has logged.
+        stop_grace: seconds between SIGTERM and SIGKILL where a script is stopped.
+        copies: each worker runs in a copy of its own of the project's folder, so that scripts may write files
+            there.
+    """
+
+    resource_parameter: Name | None = None
+    checkpoint_parameter: Name | None = None
+    steps: Literal["epochs", "count"] = "epochs"
+    poll_interval: Annotated[float, Field(ge=0.05, le=600)] = 1.0
+    stop_grace: Annotated[float, Field(ge=0, le=600)] = 5.0
+    copies: bool = False
+
+    @model_validator(mode="after")
+    def _checkpoints_are_of_known_epochs(self) -> ProjectKeys:
+        if self.checkpoint_parameter is not None and self.resource_parameter is None:
+            raise ConfigError(
+                "checkpoint_parameter",
+                "needs resource_parameter beside it: a script that is stopped in mid-epoch leaves a "
+                "checkpoint of nobody knows which epoch",
+            )
+        return self
+
+
 class StudyKeys(TypedDict, total=False):
     """The keys of search.yaml, as keywords of `tune` and `Study`."""
 
@@ -122,6 +155,7 @@ class StudyKeys(TypedDict, total=False):
     max_failures: int
     keep_checkpoints: str
     register: str
+    project: Mapping[str, Any]
 
 
 class StudyConfig(_Section):
@@ -156,6 +190,7 @@ class StudyConfig(_Section):
         keep_checkpoints: which are kept when the study ends: "best", of the best trial; "best:5", of the best
             five; "last", the newest of each trial; "all". Paused trials keep their newest.
         register: name under which to register the best model.
+        project: how a project is searched, with the launcher "project" only.
     """
 
     metric: Metric
@@ -185,6 +220,13 @@ class StudyConfig(_Section):
     max_failures: Annotated[int, Field(gt=0)] = 5
     keep_checkpoints: Checkpoints = "best"
     register_as: Name | None = Field(default=None, alias="register")
+    project: ProjectKeys | None = None
+
+    @model_validator(mode="after")
+    def _project_has_its_launcher(self) -> StudyConfig:
+        if self.project is not None and self.launcher != "project":
+            raise ConfigError("project", "is for `mlflow run --backend hpo`, which searches a project")
+        return self
 
     @model_validator(mode="after")
     def _resources_ascend(self) -> StudyConfig:
@@ -295,7 +337,7 @@ def _first_error(error: ValidationError) -> ConfigError:
 
 
 def _meant(path: list[str]) -> str:
-    sections: dict[str, type[BaseModel]] = {"metric": Metric, "budget": Budget}
+    sections: dict[str, type[BaseModel]] = {"metric": Metric, "budget": Budget, "project": ProjectKeys}
     model = sections.get(path[0], StudyConfig)
     allowed = [info.alias or name for name, info in model.model_fields.items()]
     close = difflib.get_close_matches(path[-1], allowed, 1)

@@ -22,6 +22,7 @@ class TrialEntry:
     slot: Slot
     run: TrialRun | None = None
     coming: Future[TrialRun] | None = None  # its run, while that is on its way
+    fresh: bool = True  # nothing is logged to its run before the present job
     status: str = "RUNNING"
     reason: str = ""
     begin: float = 0.0  # of the present job,
@@ -32,6 +33,7 @@ class TrialEntry:
     samples: int = 0  # of system metrics
     trained: int = 0  # the epoch that the present job has reached
     reported: int = 0  # the furthest epoch ever reported
+    origin: str = ""  # where its configuration comes from, if it is of an earlier study
     infeasible: str = ""  # which constraints its last report broke, in words
     reports: int = 0  # how many epochs it reported
     epochs: array[int] = field(default_factory=lambda: array("q"))  # at which it was feasible,

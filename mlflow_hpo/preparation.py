@@ -14,18 +14,20 @@ from mlflow_hpo.launchers.base import Trainable
 from mlflow_hpo.metalearning.warm_start import WarmStart
 from mlflow_hpo.optimizer import Optimizer
 from mlflow_hpo.tracking.tracker import as_param, as_yaml, packages
-from mlflow_hpo.trial import DescribedTraining
+from mlflow_hpo.trial import Described, DescribedTraining
 
 
-def describe(train: Trainable, config: StudyConfig) -> dict[str, str]:
+def describe(train: Trainable | Described, config: StudyConfig) -> dict[str, str]:
     """Check a study against training code that describes itself; return what it says of its data."""
-    if not isinstance(train, DescribedTraining):
+    if not isinstance(train, Described):
         while isinstance(train, functools.partial):
             train = train.func
         name = getattr(train, "__name__", type(train).__name__)
         return {"data": f"{getattr(train, '__module__', '')}.{name}".removeprefix("__main__.")}
     train.check_params(config.space)
     train.prepare()
+    if not isinstance(train, DescribedTraining):
+        return dict(train.describe())
     if config.metric.name not in train.metrics:
         raise ConfigError(
             "metric.name",

@@ -30,12 +30,14 @@ from mlflow_hpo.launchers.base import (
     Event,
     Heartbeat,
     Outcome,
+    Renewed,
     Reported,
     Sampled,
     Trainable,
     TrialJob,
     Warned,
 )
+from mlflow_hpo.launchers.project_contract import Project
 from mlflow_hpo.launchers.replay import ReplayLauncher
 from mlflow_hpo.ledger import TrialEntry
 from mlflow_hpo.metalearning.portfolio import config_key
@@ -54,7 +56,7 @@ from mlflow_hpo.tracking.recovery import RESUMES, read_recording, settings_path
 from mlflow_hpo.tracking.runs import TrialRun
 from mlflow_hpo.tracking.summary import CHANGED, StudySummary
 from mlflow_hpo.tracking.tracker import Tracker, as_yaml, writable
-from mlflow_hpo.trial import DescribedTraining
+from mlflow_hpo.trial import Described, DescribedTraining
 
 TICK = 0.5  # seconds: how often limits and the view are looked at while nothing happens
 UPLOAD_PATIENCE = 3600.0  # seconds that the end of a study waits for checkpoints on their way to the store
@@ -88,13 +90,14 @@ class Study:
     Everything about the input is checked here, before anything is launched.
 
     Args:
-        train: the training code, a function of one `Trial`.
+        train: the training code, a function of one `Trial`; or, with the launcher "project", a project.
         space: the search space, unless it is among `keys`.
         listener: watches the study.
         resume: the parent run of a study that goes on, or what is recorded of it. Keys that are not given
             are as they were; `resumption.FIXED` must not be other. With another searcher, scheduler, resource
             or seed the trials so far are over, and a new search learns from them.
         take_over: resume it also where another driver may be at work on it.
+        source: MLflow's tags for where the training code is from, where that is not this process.
         keys: the keys of search.yaml.
 
     Raises:
@@ -104,17 +107,16 @@ class Study:
 
     def __init__(
         self,
-        train: Trainable,
+        train: Trainable | Project,
         space: SearchSpace | Mapping[str, Any] | None = None,
         /,
         *,
         listener: Listener | None = None,
         resume: str | Recording | None = None,
         take_over: bool = False,
+        source: Mapping[str, str] | None = None,
         **keys: Unpack[StudyKeys],
     ) -> None:
-        if not callable(train):
-            raise ConfigError("train", f"must be a function of one Trial, got {type(train).__name__}")
         given: dict[str, Any] = dict(keys)
         if space is not None:
             given["space"] = space
@@ -122,6 +124,7 @@ class Study:
         if self._recording is not None:
             given = resumed_keys(self._recording, given)
         self._take_over = take_over
+        self._source = dict(source or {})
         config = StudyConfig.parse(given)
         if set("/:") & set(config.register_as or ""):  # MLflow would refuse it, but only after the search
             raise ConfigError(
@@ -149,9 +152,10 @@ class Study:
         self._launcher = LAUNCHERS.get(config.launcher)(config.workers)
         self._launcher.jobs_per_worker = config.trials_per_worker
         self._retries = Retries(config.max_retries)
+        self._launcher.check(train)
         self._train = train
         self._facts = describe(train, config)
-        if self._recording is not None and isinstance(train, DescribedTraining):
+        if self._recording is not None and isinstance(train, Described):
             check_task(self._recording, self._facts["data"])
         self._warm_start = mined_warm_start(config, self._facts)
         self._origins: dict[Any, str] = {}  # task and run of what was good before, by configuration
@@ -200,10 +204,12 @@ class Study:
         self._begun = True
         if self._recording is None:
             about = parent_run(self.config, self._facts, self._choice, self._warm_start)
-            self._tracker = Tracker.begin(**about)
+            self._tracker = Tracker.begin(**about, source=self._source)
         else:
-            self._tracker = Tracker.resume(self._recording, take_over=self._take_over)
-        self._books = Bookkeeper(self.config, self.optimizer, self._tracker)
+            self._tracker = Tracker.resume(self._recording, take_over=self._take_over, source=self._source)
+        self._books = Bookkeeper(
+            self.config, self.optimizer, self._tracker, trials_log=self._launcher.trials_log
+        )
         self._notes = Notes(self._books, self._tracker, self._warn)
         try:
             if self._recording is not None:
@@ -324,7 +330,8 @@ class Study:
                 slot,
                 TrialJob(
                     *(job.trial_id, job.config, job.start, job.stop, seed),
-                    *(entry.location, entry.samples, job.rung, entry.reported),
+                    *(entry.location, entry.samples, job.rung, entry.run_id, entry.fresh),
+                    reached=entry.reported,
                     watched=self.config.heartbeat_timeout is not None,
                 ),
             )
@@ -337,7 +344,7 @@ class Study:
     def _arrived(self, trial_id: int, run: TrialRun) -> None:
         """The run of a trial is there."""
         self._books.ledger.trials[trial_id].arrived(run)
-        self._launcher.located(trial_id, run.location)
+        self._launcher.located(trial_id, run.location, run.run_id)
 
     def _give_up_waiting(self) -> None:
         """Leave the trials alone whose runs do not come; they are handed out again on a resume."""
@@ -360,6 +367,9 @@ class Study:
             case Warned(trial_id, message):
                 self._tracker.tags(entry.run_id, {"hpo.warning": message})
                 self._tell(f"trial {trial_id}: {message}")
+            case Renewed(trial_id, goes_on):
+                seed = trial_seed(self.config.seed, trial_id)
+                self._arrivals.expect(trial_id, self._books.renewed(trial_id, seed, goes_on=goes_on))
             case Ended():
                 self._take_end(event, entry)
 

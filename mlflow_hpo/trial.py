@@ -166,15 +166,8 @@ def _number(name: str, value: Any) -> float:
 
 
 @runtime_checkable
-class DescribedTraining(Protocol):
+class Described(Protocol):
     """Training code that says more of itself than a plain function, so that more is checked, and earlier."""
-
-    def __call__(self, trial: Trial) -> object:
-        """Train one trial."""
-
-    @property
-    def metrics(self) -> frozenset[str]:
-        """Names of the metrics that every epoch reports."""
 
     def prepare(self) -> None:
         """Load and check what all trials need, before anything is launched. Raises ConfigError."""
@@ -184,6 +177,18 @@ class DescribedTraining(Protocol):
 
     def describe(self) -> Mapping[str, str]:
         """Return facts about data and task for the parent run's tags; "data" holds the task's name."""
+
+
+@runtime_checkable
+class DescribedTraining(Described, Protocol):
+    """A described function that knows its metrics, and what its checkpoints hold."""
+
+    def __call__(self, trial: Trial) -> object:
+        """Train one trial."""
+
+    @property
+    def metrics(self) -> frozenset[str]:
+        """Names of the metrics that every epoch reports."""
 
     def log_model(
         self, checkpoint: Path, params: Mapping[str, Any], *, registered_model_name: str | None

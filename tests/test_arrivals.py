@@ -192,7 +192,7 @@ def test_a_job_that_began_first_stores_its_checkpoint_where_the_run_is(start_job
     run = start_jobs(trainings.saves_and_raises)
     run.submit(stop=1, location="")
     run.until(lambda event: isinstance(event, Reported))
-    run.launcher.located(0, str(tmp_path / "store-0"))
+    run.launcher.located(0, str(tmp_path / "store-0"), "run-0")
     run.launcher.reply(0, go_on=True, best=False)
     end, events = run.to_end()
     assert (end.outcome, end.reason) == (Outcome.FAILED, "RuntimeError: after all")

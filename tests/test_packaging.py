@@ -99,6 +99,7 @@ def test_wheel_holds_the_package_and_nothing_else(distributions: Path) -> None:
         message = email.message_from_bytes(wheel.read(metadata))
         (commands,) = [name for name in wheel.namelist() if name.endswith("/entry_points.txt")]
         assert b"mlflow-hpo = mlflow_hpo.cli:main" in wheel.read(commands)
+        assert b"hpo = mlflow_hpo.plugin:HpoBackend" in wheel.read(commands)
         assert any(name.endswith("/LICENSE") for name in wheel.namelist())
     needed = [Requirement(line) for line in message.get_all("Requires-Dist", [])]
     assert {canonicalize_name(each.name) for each in needed if each.marker is None} == set(INSTALL)

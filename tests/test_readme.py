@@ -83,3 +83,21 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def test_the_searches_of_projects_in_the_guide_are_valid():
+    import json
+
+    from mlflow_hpo.config import StudyConfig
+
+    whole, *parts = map(json.loads, blocks((ROOT / "docs" / "projects.md").read_text(), "json"))
+    assert len(parts) == 3
+    for part in ({}, *parts):
+        StudyConfig.parse({**whole, **part, "launcher": "project"})
+
+
+def test_the_guide_names_every_key_of_a_project():
+    from mlflow_hpo.config import ProjectKeys
+
+    text = (ROOT / "docs" / "projects.md").read_text().partition("## The keys of `project`")[2]
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == set(ProjectKeys.model_fields)

@@ -2,11 +2,12 @@
 
 from mlflow_hpo.launchers.base import Launcher
 from mlflow_hpo.launchers.local import LocalLauncher
+from mlflow_hpo.launchers.project import ProjectLauncher
 from mlflow_hpo.registry import Registry
 
 LAUNCHERS: Registry[Launcher] = Registry(
     "launcher",
     Launcher,  # type: ignore[type-abstract]
     "mlflow_hpo.launchers",
-    {"local": LocalLauncher},
+    {"local": LocalLauncher, "project": ProjectLauncher},
 )

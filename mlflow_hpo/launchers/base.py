@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.steps import Point
 from mlflow_hpo.trial import Trial
 
 Trainable = Callable[[Trial], object]
@@ -50,13 +52,29 @@ class Services(Protocol):
     def monitor(self) -> Monitor:
         """Open the machine's monitor."""
 
+    def environment(self, run_id: str, present: Mapping[str, str]) -> dict[str, str]:
+        """Return an environment in which what a script logs goes to a run, made of the present one."""
+
+    def logged(self, run_id: str, metrics: Sequence[str]) -> Mapping[str, Sequence[Point]]:
+        """Return all that is logged to a run of some metrics; those asked for first are read first.
+
+        Raises StoreAwayError where trying again later makes sense, StudyError where it does not.
+        """
+
+    def last_values(self, run_id: str) -> dict[str, float]:
+        """Return the last value of each metric that is logged to a run; raises as `logged` does."""
+
+    def keep_log(self, location: str, path: Path) -> None:
+        """Store a file with the output of a script in the artifacts at `location`; raises what it likes."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrialJob:
     """One job as a worker gets it: train epochs ``start + 1 .. stop`` of one trial.
 
-    `location` says where its checkpoints live, in the words of `Services`; "" if that is only known when
-    `Launcher.located` tells. `sample` is the number of the first sample of system metrics, so that a promoted
+    `location` says where its checkpoints live, in the words of `Services`, and `run_id` which run is its
+    trial's; both are "" if that is only known when `Launcher.located` tells. `fresh` says that nothing is
+    logged to that run yet. `sample` is the number of the first sample of system metrics, so that a promoted
     trial's samples go on counting. `rung` is for the records. `reached` is the furthest epoch that the trial
     ever reported: a job that is tried again, or broken off by the end of its study, goes on from the newest
     checkpoint up to there. `watched` says whether to send a `Heartbeat`.
@@ -70,6 +88,8 @@ class TrialJob:
     location: str
     sample: int = 0
     rung: int = 0
+    run_id: str = ""
+    fresh: bool = True
     reached: int = 0
     watched: bool = False
 
@@ -154,7 +174,18 @@ class Ended:
     cause: Cause = Cause.TRAINING
 
 
-Event = Reported | Heartbeat | Sampled | CheckpointStored | Warned | Ended
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """The trial begins again and waits for a new run, which `Launcher.located` tells.
+
+    If it `goes_on` from a checkpoint, the new run is to hold what is logged to the one before.
+    """
+
+    trial_id: int
+    goes_on: bool
+
+
+Event = Reported | Heartbeat | Sampled | CheckpointStored | Warned | Ended | Renewed
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,16 +209,23 @@ class Launcher(ABC):
         slots: where jobs run.
         jobs_per_worker: how many jobs a worker process runs before a new one takes its place, None for any
             number; set before `start`. A launcher without lasting workers ignores it.
+        trials_log: whether trials write what they report to their runs themselves.
     """
 
     slots: Sequence[Slot]
     jobs_per_worker: int | None = None
+    trials_log: bool = False
 
     @abstractmethod
     def __init__(self, workers: int) -> None: ...
 
+    def check(self, trainable: Any) -> None:
+        """Raise ConfigError for training code that cannot be run here."""
+        if not callable(trainable):
+            raise ConfigError("train", f"must be a function of one Trial, got {type(trainable).__name__}")
+
     @abstractmethod
-    def start(self, trainable: Trainable, services: Services, folder: Path) -> None:
+    def start(self, trainable: Any, services: Services, folder: Path) -> None:
         """Start the workers; `folder` is theirs to keep logs and checkpoints in transit."""
 
     @property
@@ -199,9 +237,9 @@ class Launcher(ABC):
     def submit(self, slot: Slot, job: TrialJob) -> None:
         """Run a job in a free slot. Raises RuntimeError when it is not free."""
 
-    def located(self, trial_id: int, location: str) -> None:  # noqa: B027 - one without checkpoints
-        """Say where the checkpoints of a running trial live, before its first `Reported` is answered; until
-        then it stores none.
+    def located(self, trial_id: int, location: str, run_id: str) -> None:  # noqa: B027 - one without them
+        """Say which run is a running trial's, and where its checkpoints live, before its first `Reported` is
+        answered; until then it stores none.
         """
 
     @abstractmethod

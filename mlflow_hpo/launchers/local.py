@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import cloudpickle
 
@@ -28,7 +28,6 @@ from mlflow_hpo.launchers.base import (
     Reported,
     Services,
     Slot,
-    Trainable,
     TrialJob,
     Warned,
 )
@@ -137,7 +136,7 @@ class LocalLauncher(Launcher):
         self._stillborn = 0  # workers in a row that were killed while they started
         self._late: list[Event] = []  # what a worker said that was replaced meanwhile
 
-    def start(self, trainable: Trainable, services: Services, folder: Path) -> None:
+    def start(self, trainable: Any, services: Services, folder: Path) -> None:
         """Start all worker processes; they load torch and the training side by side."""
         try:
             self._payload = cloudpickle.dumps((trainable, services))
@@ -163,10 +162,10 @@ class LocalLauncher(Launcher):
         worker.job, worker.begin, worker.reported = job, time.monotonic(), 0
         self._send(worker, job)
 
-    def located(self, trial_id: int, location: str) -> None:
+    def located(self, trial_id: int, location: str, run_id: str) -> None:
         """Tell the trial's worker where its checkpoints live; one that is dead need not know."""
         if (worker := self._of(trial_id)) is not None and worker.job is not None:
-            worker.job = replace(worker.job, location=location)
+            worker.job = replace(worker.job, location=location, run_id=run_id)
             self._send(worker, Located(trial_id, location))
 
     def wait(self, timeout: float) -> list[Event]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mlflow_hpo.launchers.base import (
     Ended,
@@ -14,7 +15,6 @@ from mlflow_hpo.launchers.base import (
     Reported,
     Services,
     Slot,
-    Trainable,
     TrialJob,
 )
 from mlflow_hpo.recording import RecordedTrial, Report
@@ -48,6 +48,7 @@ class ReplayLauncher(Launcher):
         self, launcher: Launcher, trials: Mapping[int, RecordedTrial], live: Callable[[], None]
     ) -> None:
         self.slots = launcher.slots
+        self.trials_log = launcher.trials_log
         self._launcher = launcher
         self._trials = dict(trials)
         self._live = live
@@ -55,7 +56,7 @@ class ReplayLauncher(Launcher):
         self._replayed: dict[int, _Replayed] = {}  # slot number -> job
         self._waiting: dict[int, tuple[Slot, TrialJob]] = {}  # slot number -> job, until then
 
-    def start(self, trainable: Trainable, services: Services, folder: Path) -> None:
+    def start(self, trainable: Any, services: Services, folder: Path) -> None:
         """Take note of what the other launcher will need."""
         self._start = lambda: self._launcher.start(trainable, services, folder)
 
@@ -78,13 +79,13 @@ class ReplayLauncher(Launcher):
         reports = trial.reports.after(job.start, job.stop)
         self._replayed[slot.number] = _Replayed(slot, job, trial, reports[::-1])
 
-    def located(self, trial_id: int, location: str) -> None:
+    def located(self, trial_id: int, location: str, run_id: str) -> None:
         """Say where the checkpoints of a trial live that is not recorded."""
         for number, (slot, job) in self._waiting.items():
             if job.trial_id == trial_id:
-                self._waiting[number] = slot, replace(job, location=location)
+                self._waiting[number] = slot, replace(job, location=location, run_id=run_id)
                 return
-        self._launcher.located(trial_id, location)
+        self._launcher.located(trial_id, location, run_id)
 
     def wait(self, timeout: float) -> list[Event]:
         """Return the next event of the record, or what the other launcher tells."""

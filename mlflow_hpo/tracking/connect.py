@@ -147,6 +147,18 @@ def store_name(uri: str) -> str:
     return public_uri(uri).rstrip("/")
 
 
+def anywhere(uri: str) -> str:
+    """Return `uri` as it is understood in any working folder.
+
+    >>> anywhere("sqlite:////data/mlflow.db"), anywhere("http://mlflow.example")
+    ('sqlite:////data/mlflow.db', 'http://mlflow.example')
+    """
+    path = uri.removeprefix("sqlite:///")
+    if path != uri and path and not path.startswith((":", "file:")):
+        return f"sqlite:///{os.path.abspath(path)}"
+    return uri
+
+
 def without_passwords(text: str) -> str:
     """Return `text` without the user names and passwords of the URIs in it: MLflow's errors quote them whole.
 

@@ -8,18 +8,20 @@ import math
 from array import array
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
 from typing import Any, TypeAlias
 
 import mlflow
 import yaml
-from mlflow.entities import Metric, Run
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.constraints import parse_constraints
 from mlflow_hpo.errors import StudyError
 from mlflow_hpo.recording import RecordedTrial, Recording, Reports
+from mlflow_hpo.steps import Point, as_told
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
 from mlflow_hpo.tracking.connect import ask, connect, impatient
 from mlflow_hpo.tracking.history import HISTORY, NOTES, SCHEMA
@@ -71,7 +73,7 @@ def read_recording(run_id: str) -> Recording:
         run_id=run_id,
         tags=dict(tags),
         keys=keys,
-        trials=_trials(client, parent, _names(keys)),
+        trials=_trials(client, parent, keys),
         steps=max((point.step + 1 for point in steps), default=0),
         epochs=int(metrics.get("epochs_spent", 0)),
         seconds=metrics.get("seconds_spent", 0.0),
@@ -101,13 +103,21 @@ def _names(keys: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([keys["metric"]["name"], *(each.metric for each in constraints)]))
 
 
-def _trials(client: MlflowClient, parent: Run, names: list[str]) -> dict[int, RecordedTrial]:
+def _trials(client: MlflowClient, parent: Run, keys: Mapping[str, Any]) -> dict[int, RecordedTrial]:
+    names = _names(keys)
     written = _written(parent, names)
+    reading = _Reading(
+        client,
+        names,
+        frozenset(keys["space"]),
+        keys.get("launcher") == "project",
+        keys.get("project", {}).get("steps") == "count",
+    )
     found: dict[int, tuple[tuple[int, int, int], RecordedTrial]] = {}
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="mlflow-hpo-recovery") as pool:
         children = trial_runs(client, parent)
         while runs := list(islice(children, PAGE)):  # not all at once: they are large
-            trials = pool.map(lambda run: _trial(client, run, names, written), runs)
+            trials = pool.map(lambda run: _trial(reading, run, written), runs)
             for run, trial in zip(runs, trials, strict=True):
                 this = _worth(run), trial
                 lesser, better = sorted((found.get(trial.trial_id, this), this), key=itemgetter(0))
@@ -146,13 +156,42 @@ def _written(parent: Run, names: list[str]) -> dict[str, Curve]:
     return known
 
 
-def _trial(client: MlflowClient, run: Run, names: list[str], written: Mapping[str, Curve]) -> RecordedTrial:
-    run_id, tags = run.info.run_id, run.data.tags
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How the trials of a study are read.
+
+    Attributes:
+        client: of the store.
+        names: of the metrics that the search looks at, the optimised one first.
+        space: names of the parameters that are searched; scripts log others beside them.
+        scripts: whether the trials are scripts that have logged by themselves, with steps of their own.
+        counted: whether those are no epochs, and their values are counted.
+    """
+
+    client: MlflowClient
+    names: list[str]
+    space: frozenset[str]
+    scripts: bool
+    counted: bool
+
+    def history(self, run: Run, name: str) -> list[Point]:
+        """Return what is logged of a metric; of one that the search looks at, by epoch."""
+        problem = "MLFLOW_TRACKING_URI: cannot read the metrics of a trial"
+        found = ask(problem, self.client.get_metric_history, run.info.run_id, name)
+        points = [Point(each.step, each.timestamp / 1000, logged_value(each.value)) for each in found]
+        if not self.scripts or name not in self.names:
+            return points
+        told = as_told(points, int(run.data.tags.get("hpo.epochs", "0")), counted=self.counted)
+        return [Point(epoch, point.time, point.value) for epoch, point in told.items()]
+
+
+def _trial(reading: _Reading, run: Run, written: Mapping[str, Curve]) -> RecordedTrial:
+    run_id, tags, names = run.info.run_id, run.data.tags, reading.names
     trial = RecordedTrial(
         trial_id=int(tags["hpo.trial"]),
         run_id=run_id,
         location=run.info.artifact_uri,
-        texts=dict(run.data.params),
+        texts={name: text for name, text in run.data.params.items() if name in reading.space},
         status=run.info.status,
         reason=tags.get("hpo.stop_reason", ""),
         rung=int(tags.get("hpo.rung", "0")),
@@ -163,20 +202,20 @@ def _trial(client: MlflowClient, run: Run, names: list[str], written: Mapping[st
     )
     epochs, values = written.get(run_id, (None, None))
     if run.info.status == "RUNNING":  # its driver was killed: look what is there
-        _look_closely(client, run, trial, names)
+        _look_closely(reading, run, trial)
     elif epochs and values and epochs[-1] == int(tags.get("hpo.epochs", "0")):
         trial.reports = Reports(epochs, _spread(run, len(epochs)), {names[0]: values})
     elif run.data.metrics:
-        trial.reports = _reports({name: _history(client, run_id, name) for name in names}, names)
+        trial.reports = _reports({name: reading.history(run, name) for name in names}, names)
     return trial
 
 
-def _look_closely(client: MlflowClient, run: Run, trial: RecordedTrial, names: list[str]) -> None:
+def _look_closely(reading: _Reading, run: Run, trial: RecordedTrial) -> None:
     """Find out what was written of a trial before its driver was killed."""
-    histories = {name: _history(client, trial.run_id, name) for name in run.data.metrics}
+    histories = {name: reading.history(run, name) for name in run.data.metrics}
     trial.points = frozenset((name, point.step) for name in histories for point in histories[name])
-    trial.reports = _reports(histories, names)
-    if not _whole(trial):  # it will be told again when it is trained again
+    trial.reports = _reports(histories, reading.names)
+    if not reading.scripts and not _whole(trial):  # it will be told again when it is trained again
         trial.reports = trial.reports.without_last()
     samples = (point.step for name in histories if name.startswith(_SYSTEM) for point in histories[name])
     trial.samples = max(samples, default=-1) + 1
@@ -194,19 +233,14 @@ def _whole(trial: RecordedTrial) -> bool:
     return all((name, last) in trial.points for name in expected)
 
 
-def _history(client: MlflowClient, run_id: str, name: str) -> list[Metric]:
-    problem = "MLFLOW_TRACKING_URI: cannot read the metrics of a trial"
-    return list(ask(problem, client.get_metric_history, run_id, name))
-
-
-def _reports(histories: Mapping[str, Iterable[Metric]], names: list[str]) -> Reports:
+def _reports(histories: Mapping[str, Iterable[Point]], names: list[str]) -> Reports:
     """Return what the search was told, by ascending epoch: always the metric that it optimises."""
     values: dict[str, dict[int, float]] = {name: {} for name in names}
     times: dict[int, float] = {}
     for name in names:
-        for point in sorted(histories.get(name, ()), key=lambda point: point.timestamp):
-            values[name][point.step] = logged_value(point.value)
-            times[point.step] = point.timestamp / 1000
+        for point in sorted(histories.get(name, ()), key=lambda point: point.time):
+            values[name][point.step] = point.value
+            times[point.step] = point.time
     epochs = sorted(values[names[0]])
     return Reports(
         epochs,

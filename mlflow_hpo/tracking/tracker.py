@@ -36,6 +36,7 @@ from mlflow_hpo.tracking.connect import (
     public_uri,
     without_passwords,
 )
+from mlflow_hpo.tracking.following import Following, copy_metrics
 from mlflow_hpo.tracking.known import KnownRunsWriter
 from mlflow_hpo.tracking.lease import DRIVER, Lease, Renewals
 from mlflow_hpo.tracking.opening import open_parent
@@ -45,16 +46,15 @@ from mlflow_hpo.tracking.summary import SCHEMA, StudySummary, TrialSummary, best
 from mlflow_hpo.tracking.system_metrics import MachineMonitor
 from mlflow_hpo.tracking.writer import Writer
 
+OF_SOURCE = ("mlflow.source.", "mlflow.gitRepo", "mlflow.gitBranch")  # MLflow's tags for code
+AGAIN = "trained again, in the run above"  # why an attempt ended
 TAG_LENGTH = 4_000  # characters of a reason or traceback; MLflow cuts tags at 8,000
 
 logger = logging.getLogger(__name__)
 
 
-class WorkerServices:
+class WorkerServices(Following):
     """What workers need of the tracking room; it goes to them through a pipe and is written nowhere."""
-
-    def __init__(self, tracking_uri: str) -> None:
-        self._tracking_uri = tracking_uri
 
     def checkpoints(self, location: str) -> ArtifactCheckpoints:
         """Open the checkpoint store of the trial whose run has the artifact root `location`."""
@@ -99,7 +99,7 @@ class Tracker:
         self.run_name: str = parent.info.run_name
         self.experiment_id: str = parent.info.experiment_id
         self.artifact_uri: str = parent.info.artifact_uri
-        self.services = WorkerServices(self.tracking_uri)
+        self.services = WorkerServices(self.tracking_uri, self.experiment_id)
         self._writer: Writer | KnownRunsWriter = Writer(client, study=self.run_id)
         self._known: dict[int, RecordedTrial] = {}
         if recording is not None:
@@ -116,6 +116,7 @@ class Tracker:
         tags: Mapping[str, str],
         params: Mapping[str, str],
         artifacts: Mapping[str, str],
+        source: Mapping[str, str] | None = None,
     ) -> Tracker:
         """Begin a study: make its parent run, or take the one that `mlflow run` made.
 
@@ -127,13 +128,14 @@ class Tracker:
             params: params of the parent run.
             artifacts: texts for the parent run's artifacts, path -> content. They are written before any
                 trial starts, which shows that the artifact store can be written.
+            source: tags of every run that say where the training code is from, where it is not this process.
 
         Raises:
             StudyError: the tracking or artifact store is unreachable or not writable.
         """
         adopted = _adopted()
         client = connect()
-        context = _context()
+        context = _context(source)
         parent = ask(_cannot_write(), open_parent, client, context, adopted, experiment, name)
         lease = Lease(client, parent.info.run_id)
         tracker = cls(client, parent, context, lease)
@@ -151,12 +153,15 @@ class Tracker:
         return tracker
 
     @classmethod
-    def resume(cls, recording: Recording, *, take_over: bool) -> Tracker:
+    def resume(
+        cls, recording: Recording, *, take_over: bool, source: Mapping[str, str] | None = None
+    ) -> Tracker:
         """Open a study again; nothing but its lease is written until `go_live`.
 
         Args:
             recording: what is known of it.
             take_over: also where another driver may be at work on it.
+            source: as in `begin`.
 
         Raises:
             StudyError: the tracking store is unreachable, or another driver is at work.
@@ -171,7 +176,7 @@ class Tracker:
             ask(_cannot_write(), client.log_batch, adopted, tags=[RunTag(*each) for each in link.items()])
         lease = Lease(client, recording.run_id)
         ask("resume", lease.take, take_over=take_over)
-        return cls(client, parent, _context(), lease, recording, adopted)
+        return cls(client, parent, _context(source), lease, recording, adopted)
 
     def log_first(self, artifacts: Mapping[str, str]) -> None:
         """Write texts to the parent run before anything else, which shows that its artifacts can be written.
@@ -258,6 +263,45 @@ class Tracker:
         name = f"trial-{trial_id:04d}"
         self._writer.create_run(self.experiment_id, tags=tags, run_name=name).add_done_callback(made)
         return started
+
+    def after(
+        self, coming: Future[TrialRun], before: TrialRun, *, copied_without: str | None
+    ) -> Future[TrialRun]:
+        """Put the run that a trial had before below the new one, as an attempt; return the new one.
+
+        Args:
+            coming: the new run.
+            before: the old one.
+            copied_without: the new run begins with all metrics of the old one but this; None for none.
+        """
+        ready: Future[TrialRun] = Future()
+
+        def made(creation: Future[TrialRun]) -> None:
+            if (error := creation.exception()) is not None:
+                ready.set_exception(error)
+                return
+            run = creation.result()
+            below = {MLFLOW_PARENT_RUN_ID: run.run_id, "hpo.kind": "attempt", "hpo.stop_reason": AGAIN}
+            try:
+                self._writer.tags(before.run_id, below)
+                self._writer.status(before.run_id, "KILLED")
+                if copied_without is None:
+                    ready.set_result(run)
+                    return
+                names = (before.run_id, run.run_id)
+                copying = self._writer.call(copy_metrics, self._client, *names, without=copied_without)
+            except StudyError as refused:
+                ready.set_exception(refused)
+                return
+            copying.add_done_callback(copied)
+
+        def copied(copying: Future[None]) -> None:
+            if (error := copying.exception()) is not None:
+                logger.warning("the metrics of an attempt stay in its run: %s", without_passwords(str(error)))
+            ready.set_result(coming.result())
+
+        coming.add_done_callback(made)
+        return ready
 
     def _started_again(
         self, known: RecordedTrial, params: Mapping[str, str], tags: Mapping[str, str]
@@ -393,9 +437,11 @@ def _adopted() -> str | None:
     return os.environ.pop("MLFLOW_RUN_ID", None)
 
 
-def _context() -> dict[str, str]:
+def _context(source: Mapping[str, str] | None) -> dict[str, str]:
     tags: dict[str, str] = ask("mlflow", run_context.resolve_tags)
-    return tags
+    if source:  # the training code is not what this process is made of
+        tags = {name: value for name, value in tags.items() if not name.startswith(OF_SOURCE)}
+    return {**tags, **(source or {})}
 
 
 def _cannot_write() -> str:

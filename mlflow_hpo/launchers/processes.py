@@ -1,0 +1,141 @@
+"""Commands that run with all that they start in a process group of their own, and end as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from mlflow_hpo.launchers import guard
+
+TICK = 0.05  # seconds between two looks whether a process has ended
+
+
+class Guard:
+    """Sees to it that no command outlives this process, whatever ends it. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", str(guard.__file__)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is not meant for it
+            text=True,
+            bufsize=1,
+        )
+
+    def watch(self, group: int) -> None:
+        """A group begins."""
+        self._write(f"+{group}\n")
+
+    def forget(self, group: int) -> None:
+        """A group is over."""
+        self._write(f"-{group}\n")
+
+    def close(self) -> None:
+        """End the guard, which ends what is left."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+        self._process.wait()
+
+    def _write(self, line: str) -> None:
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            if self._process.stdin is not None:
+                self._process.stdin.write(line)
+
+
+class Command:
+    """A running command; its output, that of all it starts included, goes to a file.
+
+    Args:
+        arguments: the command line.
+        folder: where it runs.
+        env: its environment.
+        output: the file.
+        guard: ends it should this process die.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], *, folder: Path, env: Mapping[str, str], output: Path, guard: Guard
+    ) -> None:
+        with output.open("wb") as file:
+            self._process = subprocess.Popen(
+                list(arguments),
+                cwd=folder,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is the driver's to handle
+            )
+        self._guard = guard
+        self._ended = False
+        guard.watch(self._process.pid)
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code, minus the signal that ended it; None while it runs."""
+        return self._process.poll()
+
+    def end(self, grace: float) -> None:
+        """Ask it to end with SIGTERM, and `grace` seconds later with SIGKILL; return when all of it has."""
+        others = self._strays()
+        self._send(signal.SIGTERM, others)
+        deadline = time.monotonic() + grace
+        while self._lives() and time.monotonic() < deadline:
+            time.sleep(TICK)
+        self.kill(others)
+
+    def kill(self, others: Sequence[psutil.Process] = ()) -> None:
+        """End what is left of it at once."""
+        if self._ended:
+            return
+        others = [*others, *self._strays()]
+        self._send(signal.SIGKILL, others)
+        self._process.wait()
+        self._ended = True
+        self._guard.forget(self._process.pid)
+
+    def _lives(self) -> bool:
+        self._process.poll()
+        if self._process.returncode is None:
+            return True
+        # where nobody reaps orphans, as in many containers, they stay in their group as zombies
+        return any(
+            process.info["status"] != psutil.STATUS_ZOMBIE
+            for process in psutil.process_iter(["status"])
+            if _group(process.pid) == self._process.pid
+        )
+
+    def _strays(self) -> list[psutil.Process]:
+        """Return the descendants that have left the group for one of their own."""
+        with contextlib.suppress(psutil.Error):
+            found = psutil.Process(self._process.pid).children(recursive=True)
+            return [each for each in found if _group(each.pid) != self._process.pid]
+        return []
+
+    def _send(self, number: signal.Signals, others: Sequence[psutil.Process]) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+        for each in others:
+            with contextlib.suppress(psutil.Error):
+                each.send_signal(number)
+
+
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None

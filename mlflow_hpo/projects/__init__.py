@@ -1,0 +1,1 @@
+"""MLflow projects: what a search must know of one to run its entry point."""

@@ -1,0 +1,107 @@
+"""However a search ends, its runs tell the truth, its scripts are gone, and it can go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from mlflow.tracking import MlflowClient
+from processes import clean_environment
+from searching import command
+
+KEYS: dict[str, Any] = {
+    "metric": {"name": "score", "mode": "max"},
+    "space": {"x": {"type": "float", "low": 1, "high": 2}},
+    "searcher": "random",
+    "scheduler": "full",
+    "max_resource": 6,
+    "trials": 3,
+    "workers": 2,
+    "project": {"poll_interval": 0.1},
+}
+
+
+def scripts_in(folder: Path) -> list[int]:
+    """Return the processes that work in a folder."""
+    found = []
+    for process in psutil.process_iter(["pid", "cwd", "status"]):
+        if process.info["cwd"] == str(folder) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process.info["pid"])
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_search_that_is_ended_goes_on(
+    search: Any,
+    foreign: Callable[[str], Path],
+    store: MlflowClient,
+    start_process: Any,
+    wait_for: Any,
+    number: signal.Signals,
+) -> None:
+    project = foreign("counting")
+    process = start_process(
+        *command(project, KEYS, "-P", "seconds=0.4"),
+        env=clean_environment(MLFLOW_TRACKING_URI=store.tracking_uri),
+    )
+
+    def epochs_of_trials() -> list[int]:
+        runs = store.search_runs(["0"], "tags.`hpo.kind` = 'trial'")
+        return [len(store.get_metric_history(run.info.run_id, "score")) for run in runs]
+
+    wait_for(lambda: len(epochs_of_trials()) == 2 and min(epochs_of_trials()) > 1, 120)
+    assert scripts_in(project)
+    os.kill(process.pid, number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0, output
+    wait_for(lambda: not scripts_in(project))
+    (study,) = store.search_runs(["0"], "tags.`hpo.kind` = 'study'")
+    runs = store.search_runs(["0"], "tags.`hpo.kind` = 'trial'")
+    if number is signal.SIGKILL:
+        assert study.info.status == "RUNNING", "nobody was there to say otherwise"
+    else:
+        assert study.info.status == "KILLED"
+        assert [run.info.status for run in runs] == ["SCHEDULED", "SCHEDULED"]
+        assert all(run.data.tags["hpo.stop_reason"].startswith("interrupted after epoch ") for run in runs)
+
+    resume = {"resume": study.info.run_id, "take_over": number is signal.SIGKILL}
+    done = search(project, resume, "-P", "seconds=0.4")
+    assert done.code == 0, done.output
+    assert done.study.info.status == "FINISHED"
+    assert [run.info.status for run in done.trials] == ["FINISHED"] * 3
+    assert [len(done.steps(run, "score")) for run in done.trials] == [6, 6, 6], "nothing is there twice"
+    assert [run.data.metrics["best_score"] for run in done.trials] == [
+        run.data.metrics["score"] for run in done.trials
+    ]
+    assert len(done.attempts) == 2
+
+    if number is signal.SIGINT:
+        done = search(project, {**resume, "trials": 4}, "-P", "seconds=0.1")
+        assert done.code != 0
+        assert (
+            "resume: the study is about 'counting (seconds=0.4)', got 'counting (seconds=0.1)'" in done.output
+        )
+
+
+def test_a_search_of_which_nothing_came_has_failed(search: Any, foreign: Callable[[str], Path]) -> None:
+    keys = {**KEYS, "space": {"x": {"type": "float", "low": -2, "high": -1}}, "max_failures": 2, "workers": 1}
+    done = search(foreign("counting"), keys, "-P", "epochs=1")
+    assert done.code == 1
+    assert (
+        "=== max_failures: 2 trials failed and none succeeded, the last one with: the script" in done.output
+    )
+    assert done.study.info.status == "FAILED"
+    assert [run.info.status for run in done.trials] == ["FAILED", "FAILED"]
+
+
+def test_a_metric_that_the_script_does_not_log(search: Any, foreign: Callable[[str], Path]) -> None:
+    done = search(foreign("counting"), KEYS, "-P", "metric=points", "-P", "epochs=1")
+    assert done.code == 1
+    assert "metric: 'score' is not among what the training reports at epoch 6: points" in done.output
+    assert done.study.info.status == "FAILED"
+    assert {run.info.status for run in done.trials} == {"FAILED"}
