@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_hpo.errors import ConfigError, HpoError
+from mlflow_hpo.commands.common import RUNTIME, reported
+from mlflow_hpo.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlflow_hpo.metalearning.warm_start import WarmStart
-
-USAGE, RUNTIME, INTERRUPTED = 2, 1, 130  # exit codes
 
 
 class OptionalInt(click.ParamType[int | None]):
@@ -269,26 +265,3 @@ def bundled_study(
         train.prepare()
         keys["metric"] = dict(zip(("name", "mode"), train.default_metric, strict=True))
     return train, keys
-
-
-@contextmanager
-def reported(debug: bool) -> Iterator[None]:
-    """Turn errors into one line on stderr and the exit code that belongs to them."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # its notes would tear the live view
-    try:
-        yield
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
-        sys.exit(INTERRUPTED)
-    except HpoError as error:
-        if debug:
-            raise
-        click.echo(f"error: {error}", err=True)
-        sys.exit(USAGE if isinstance(error, ConfigError) else RUNTIME)
-    except Exception as error:
-        if debug:
-            raise
-        line = " ".join(str(error).split())
-        click.echo(f"error: {type(error).__name__}: {line:.500} (--debug shows where)", err=True)
-        sys.exit(RUNTIME)
