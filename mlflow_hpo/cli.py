@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_hpo.commands.common import RUNTIME, reported
+from mlflow_hpo.commands.doctor import doctor
 from mlflow_hpo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -265,3 +266,7 @@ def bundled_study(
         train.prepare()
         keys["metric"] = dict(zip(("name", "mode"), train.default_metric, strict=True))
     return train, keys
+
+
+for command in (doctor,):
+    main.add_command(command)
