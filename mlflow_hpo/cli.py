@@ -12,6 +12,7 @@ import click
 
 from mlflow_hpo.commands.common import RUNTIME, reported
 from mlflow_hpo.commands.doctor import doctor
+from mlflow_hpo.commands.reading import best, export, list_command, show
 from mlflow_hpo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -146,19 +147,6 @@ def _searched(resume: str, *, config: str, take_over: bool, plain: bool, debug: 
 
 
 @main.command()
-@click.argument("run_id")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
-def show(run_id: str, debug: bool) -> None:
-    """Print the state of the study with the parent run RUN_ID, from MLflow alone."""
-    with reported(debug):
-        from mlflow_hpo.reports.text import ending
-        from mlflow_hpo.tracking.reader import read_study
-
-        for line in ending(read_study(run_id)):
-            click.echo(line)
-
-
-@main.command()
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def sync(debug: bool) -> None:
     """Write what drivers on this machine had to keep on disk, as the tracking store was away.
@@ -268,5 +256,5 @@ def bundled_study(
     return train, keys
 
 
-for command in (doctor,):
+for command in (show, list_command, best, export, doctor):
     main.add_command(command)

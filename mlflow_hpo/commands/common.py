@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from mlflow_hpo.errors import ConfigError, HpoError
-from mlflow_hpo.reports.words import plain
+from mlflow_hpo.reports.words import as_json, plain
 
 USAGE, RUNTIME, INTERRUPTED = 2, 1, 130  # exit codes
 
@@ -51,22 +49,3 @@ def echo(line: str, *, err: bool = False) -> None:
 def echo_json(data: Any) -> None:
     """Print plain data as JSON in ASCII; numbers that JSON does not know become null."""
     click.echo(as_json(data))
-
-
-def as_json(data: Any) -> str:
-    """Return plain data as JSON in ASCII.
-
-    >>> as_json({"value": float("nan"), "name": "é"})
-    '{\\n  "value": null,\\n  "name": "\\\\u00e9"\\n}'
-    """
-    return json.dumps(_finite(data), indent=2, allow_nan=False, default=str)
-
-
-def _finite(data: Any) -> Any:
-    if isinstance(data, float) and not math.isfinite(data):
-        return None
-    if isinstance(data, Mapping):
-        return {str(key): _finite(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [_finite(value) for value in data]
-    return data

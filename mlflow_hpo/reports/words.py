@@ -1,6 +1,11 @@
-"""Text that others wrote, made fit for a terminal."""
+"""Text that others wrote, made fit for a terminal, and JSON that every reader takes."""
 
 from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
 
 
 def plain(text: str) -> str:
@@ -22,6 +27,25 @@ def brief(text: str, longest: int = 100) -> str:
     """
     shown = plain(text[: longest + 1])
     return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."
+
+
+def as_json(data: Any) -> str:
+    """Return plain data as JSON in ASCII.
+
+    >>> as_json({"value": float("nan"), "name": "é"})
+    '{\\n  "value": null,\\n  "name": "\\\\u00e9"\\n}'
+    """
+    return json.dumps(_finite(data), indent=2, allow_nan=False, default=str)
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
+    if isinstance(data, Mapping):
+        return {str(key): _finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(value) for value in data]
+    return data
 
 
 def _escaped(char: str) -> str:

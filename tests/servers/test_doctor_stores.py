@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import boto3
 import mlflow
 import pytest
 from click.testing import CliRunner
@@ -53,6 +54,7 @@ def test_missing_credentials(bucket: str, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # remembers credentials
     [found] = doctor()
     assert "no AWS credentials" in found["text"]
     assert found["cure"].startswith("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
