@@ -102,7 +102,7 @@ def export(run_id: str, form: str, output: Path | None, debug: bool) -> None:
             raise ConfigError("output", f"there is no folder {output.absolute().parent}")
         content = exported(read_study(run_id), form)
         if to_screen:
-            click.get_binary_stream("stdout").write(content)
+            sys.stdout.buffer.write(content)
         elif output is not None:
             output.write_bytes(content)
 
