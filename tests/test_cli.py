@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -183,6 +184,11 @@ def test_help_explains_every_option(command):
         re.search(r"\S  +\S", line) or line.endswith(("TEXT", "FILE", "COLUMN", "NAME", "INTEGER"))
         for line in options
     )
+
+
+def test_the_guide_shows_every_command():
+    guide = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
+    assert {name for name in main.commands if f"\nmlflow-hpo {name}" not in guide} == set()
 
 
 def test_the_version_is_that_of_the_package():
