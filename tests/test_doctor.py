@@ -259,6 +259,7 @@ def install(tmp_path, monkeypatch):
     [
         ("raise RuntimeError('no licence')", "RuntimeError: no licence"),
         ("import a_package_that_is_missing", "No module named 'a_package_that_is_missing'"),
+        ("import sys; sys.exit('not on this machine')", "SystemExit: not on this machine"),
         ("Other = 1", "has no attribute 'Made'"),
         ("class Made: pass", "must be a class derived from"),
     ],
@@ -287,6 +288,13 @@ def test_broken_entry_point_is_told_by_the_command(store, install):
 
 
 GOOD = "from mlflow_hpo.searchers.random import RandomSearcher\nclass Made(RandomSearcher): pass\n"
+
+
+def test_a_plugin_that_prints_does_not_break_the_json(store, install):
+    install("chatty_plugin", "mlflow_hpo.searchers", "theirs", f"print('hello')\n{GOOD}")
+    result = CliRunner().invoke(main, ["doctor", "--json"])
+    assert json.loads(result.stdout)["healthy"]
+    assert result.stderr == "hello\n"
 
 
 def test_entry_points_that_load(store, install):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import mlflow
 from mlflow.entities import Experiment
@@ -70,10 +71,11 @@ def _unbroken(check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep MLflow from logging what is told as a finding, tracebacks and all."""
+    """Keep MLflow from logging what is told as a finding, and plugins from printing into what is told."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         logging.disable(before)

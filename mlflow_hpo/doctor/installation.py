@@ -115,7 +115,7 @@ def _of_other(kind: str, registry: Registry[Any], point: EntryPoint) -> Finding:
     try:
         mine = point.load()
         taken = registry.get(point.name)
-    except Exception as error:  # noqa: BLE001  likewise
+    except (Exception, SystemExit) as error:  # noqa: BLE001  likewise
         return fault("entry points", f"{named} ({point.value}) cannot be used: {_line(error)}", cure)
     if taken is not mine:
         return warning(
@@ -137,5 +137,5 @@ def _owner(point: EntryPoint) -> str:
     return "an unknown package" if point.dist is None else str(point.dist.metadata["Name"])
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"

@@ -92,7 +92,7 @@ def check_experiment(client: MlflowClient, name: str | None) -> Iterator[Finding
 def is_file_store(uri: str) -> bool:
     """Return whether a tracking URI names a folder.
 
-    >>> is_file_store("./mlruns"), is_file_store("file:///data/mlruns"), is_file_store("sqlite:///mlflow.db")
-    (True, True, False)
+    >>> [is_file_store(uri) for uri in ("./runs", "file:///runs", "sqlite:///mlflow.db", "databricks")]
+    [True, True, False, False]
     """
-    return urlsplit(uri).scheme in ("", "file")
+    return urlsplit(uri).scheme in ("", "file") and uri != "databricks"
