@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_hpo.errors import ConfigError, HpoError
+from mlflow_hpo.commands.common import RUNTIME, reported
+from mlflow_hpo.commands.doctor import doctor
+from mlflow_hpo.commands.reading import best, export, list_command, show
+from mlflow_hpo.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlflow_hpo.metalearning.warm_start import WarmStart
-
-USAGE, RUNTIME, INTERRUPTED = 2, 1, 130  # exit codes
 
 
 class OptionalInt(click.ParamType[int | None]):
@@ -149,19 +147,6 @@ def _searched(resume: str, *, config: str, take_over: bool, plain: bool, debug: 
 
 
 @main.command()
-@click.argument("run_id")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
-def show(run_id: str, debug: bool) -> None:
-    """Print the state of the study with the parent run RUN_ID, from MLflow alone."""
-    with reported(debug):
-        from mlflow_hpo.reports.text import ending
-        from mlflow_hpo.tracking.reader import read_study
-
-        for line in ending(read_study(run_id)):
-            click.echo(line)
-
-
-@main.command()
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def sync(debug: bool) -> None:
     """Write what drivers on this machine had to keep on disk, as the tracking store was away.
@@ -271,24 +256,5 @@ def bundled_study(
     return train, keys
 
 
-@contextmanager
-def reported(debug: bool) -> Iterator[None]:
-    """Turn errors into one line on stderr and the exit code that belongs to them."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # its notes would tear the live view
-    try:
-        yield
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
-        sys.exit(INTERRUPTED)
-    except HpoError as error:
-        if debug:
-            raise
-        click.echo(f"error: {error}", err=True)
-        sys.exit(USAGE if isinstance(error, ConfigError) else RUNTIME)
-    except Exception as error:
-        if debug:
-            raise
-        line = " ".join(str(error).split())
-        click.echo(f"error: {type(error).__name__}: {line:.500} (--debug shows where)", err=True)
-        sys.exit(RUNTIME)
+for command in (show, list_command, best, export, doctor):
+    main.add_command(command)

@@ -54,13 +54,12 @@ from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.lease import LeaseLostError
 from mlflow_hpo.tracking.recovery import RESUMES, read_recording, settings_path
 from mlflow_hpo.tracking.runs import TrialRun
-from mlflow_hpo.tracking.summary import CHANGED, StudySummary
+from mlflow_hpo.tracking.summary import CHANGED, MODEL, StudySummary, whose_model
 from mlflow_hpo.tracking.tracker import Tracker, as_yaml, writable
 from mlflow_hpo.trial import Described, DescribedTraining
 
 TICK = 0.5  # seconds: how often limits and the view are looked at while nothing happens
 UPLOAD_PATIENCE = 3600.0  # seconds that the end of a study waits for checkpoints on their way to the store
-MODEL = "hpo.model"  # tag of the parent run: which trial's model is logged
 REMEMBERED = "hpo.remembered"  # tag of the parent run: so many trials are of earlier searches
 GOAL_REACHED = "goal reached"  # why a study, or a trial in it, ended
 GRACE = 10.0  # seconds that an interrupted trial gets to store its checkpoint
@@ -521,7 +520,7 @@ class Study:
         self._books.clear_checkpoints()
 
     def _log_model(self, train: DescribedTraining, best: BestTrial, folder: Path) -> None:
-        of = f"trial {best.trial_id} at epoch {best.resource}"
+        of = whose_model(best.trial_id, best.resource)
         if self._recording is not None and self._recording.tags.get(MODEL) == of:
             return  # logged before the study was resumed
         self._tell(f"logging the best model: {of}")

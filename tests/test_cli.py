@@ -1,4 +1,6 @@
+import json
 import re
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -38,6 +40,10 @@ def test_the_main_job_searches_trains_and_leaves_a_model(store):
     example = model.input_example
     predictions = model.predict(images.reshape(20, *example.shape[1:]).astype(example.dtype))
     assert len(predictions) == 20
+
+    best = json.loads(invoke("best", parent.info.run_id, "--json").stdout)
+    assert best["model_uri"] == f"runs:/{parent.info.run_id}/model"
+    assert mlflow.pyfunc.load_model(best["model_uri"]).metadata.run_id == parent.info.run_id
 
     shown = invoke("show", parent.info.run_id)
     assert shown.exit_code == 0, shown.output
@@ -168,7 +174,7 @@ def test_debug_shows_the_traceback(monkeypatch):
     assert isinstance(invoke("run", "--debug").exception, ZeroDivisionError)
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["show"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["show"], ["list"], ["best"], ["export"], ["doctor"]])
 def test_help_explains_every_option(command):
     result = invoke(*command, "--help")
     assert result.exit_code == 0
@@ -178,6 +184,11 @@ def test_help_explains_every_option(command):
         re.search(r"\S  +\S", line) or line.endswith(("TEXT", "FILE", "COLUMN", "NAME", "INTEGER"))
         for line in options
     )
+
+
+def test_the_guide_shows_every_command():
+    guide = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
+    assert {name for name in main.commands if f"\nmlflow-hpo {name}" not in guide} == set()
 
 
 def test_the_version_is_that_of_the_package():

@@ -25,6 +25,12 @@ def quick(trial):
         trial.report(epoch, loss=curve(trial.params, epoch), seed=trial.seed)
 
 
+def whatever(trial):
+    """Takes any space."""
+    for epoch in trial.epochs():
+        trial.report(epoch, loss=1.0 / epoch)
+
+
 def with_checkpoints(trial, seconds=0.0):
     """`length` is that of a history that only checkpoints carry from one job to the next.
 

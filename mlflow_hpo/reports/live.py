@@ -24,6 +24,7 @@ from mlflow_hpo.reports.text import (
     spent,
     states,
 )
+from mlflow_hpo.reports.words import brief, plain
 from mlflow_hpo.tracking.summary import StudySummary
 
 REDRAW = 0.5  # seconds between two looks at the study
@@ -54,7 +55,7 @@ class PlainView:
             self._print(line)
 
     def _print(self, line: str) -> None:
-        self._console.print(Text(line), soft_wrap=True)
+        self._console.print(Text(plain(line)), soft_wrap=True)
 
 
 class LiveView:
@@ -75,7 +76,7 @@ class LiveView:
 
     def happened(self, message: str) -> None:
         """Show one more event."""
-        self._events.append(message)
+        self._events.append(plain(message))
 
     def ticked(self) -> None:
         """Draw again, now and then."""
@@ -89,11 +90,11 @@ class LiveView:
             self._live = None
         study = self._summary()
         for line in opening_of_end(study):
-            self._console.print(Text(line))
+            self._console.print(Text(plain(line)))
         if rows := best_rows(study):
             self._console.print(best_table(study, rows))
         for line in closing_of_end(study):
-            self._console.print(Text(line), soft_wrap=True)  # so that a link is copied whole
+            self._console.print(Text(plain(line)), soft_wrap=True)  # so that a link is copied whole
 
     def _draw(self) -> None:
         self._drawn = time.monotonic()
@@ -104,10 +105,12 @@ class LiveView:
 def best_table(study: StudySummary, rows: list[tuple[str, str, str, str, str]]) -> Table:
     """Return the best trials as a table that folds long configurations."""
     table = Table(
-        box=box.SIMPLE, title=f"best {len(rows)} by {study.metric} ({study.mode})", title_justify="left"
+        box=box.SIMPLE,
+        title=Text(f"best {len(rows)} by {brief(study.metric)} ({study.mode})"),
+        title_justify="left",
     )
-    for name in (study.metric, "trial", "epoch", "state", "configuration"):
-        table.add_column(name, no_wrap=name != "configuration", overflow="fold")
+    for name in (brief(study.metric), "trial", "epoch", "state", "configuration"):
+        table.add_column(Text(name), no_wrap=name != "configuration", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
@@ -121,12 +124,12 @@ def render(study: StudySummary, events: list[str]) -> Panel:
     started = len(study.trials)
     table.add_row("trials", Text(f"{started} of {study.trials_planned} started: {states(study)}"))
     table.add_row("reached", Text(rungs(study) or "-"))
-    table.add_row(f"best {study.metric}", Text(best_line(study), style="bold green"))
+    table.add_row(Text(f"best {brief(study.metric)}"), Text(best_line(study), style="bold green"))
     table.add_row("spent", Text(spent(study)))
     table.add_row("to go", Text("-" if study.eta is None else f"about {duration(study.eta)}"))
     happened = Text("\n".join(events), style="dim", overflow="ellipsis", no_wrap=True)
     return Panel(
         Group(table, Text(""), happened),
-        title=Text(f"{study.name}: {study.searcher} + {study.scheduler}"),
+        title=Text(f"{brief(study.name)}: {study.searcher} + {study.scheduler}"),
         title_align="left",
     )

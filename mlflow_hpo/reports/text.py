@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlflow_hpo.reports.words import brief, plain
 from mlflow_hpo.tracking.connect import public_uri
 from mlflow_hpo.tracking.summary import StudySummary
 
@@ -70,9 +71,9 @@ def saved(study: StudySummary) -> str:
 
 
 def configuration(params: dict[str, Any]) -> str:
-    """Return a configuration on one line."""
+    """Return a configuration on one line; long texts are cut."""
     return " ".join(
-        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        f"{plain(name)}={value:.4g}" if isinstance(value, float) else f"{plain(name)}={brief(str(value))}"
         for name, value in params.items()
     )
 
@@ -98,8 +99,8 @@ def where_to_look(study: StudySummary) -> str:
 
 def opening_of_end(study: StudySummary) -> list[str]:
     """Return the lines that tell how a study ended."""
-    lines = [f"study {study.name} ({study.run_id}) {study.status}: {states(study)}; {spent(study)}"]
-    return [*lines, f"ended because: {study.reason}"] if study.reason else lines
+    lines = [f"study {brief(study.name)} ({study.run_id}) {study.status}: {states(study)}; {spent(study)}"]
+    return [*lines, f"ended because: {brief(study.reason, 1_000)}"] if study.reason else lines
 
 
 def best_rows(study: StudySummary, top: int = 5) -> list[tuple[str, str, str, str, str]]:
@@ -126,7 +127,7 @@ def ending(study: StudySummary, top: int = 5) -> list[str]:
     rows = best_rows(study, top)
     lines = opening_of_end(study)
     if rows:
-        lines.append(f"best {len(rows)} by {study.metric} ({study.mode}):")
+        lines.append(f"best {len(rows)} by {brief(study.metric)} ({study.mode}):")
         lines += [f"  {a:<9} {b:<11} {c:<10} {d:<13}  {e}" for a, b, c, d, e in rows]
     return lines + closing_of_end(study)
 

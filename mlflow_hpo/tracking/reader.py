@@ -13,7 +13,7 @@ from mlflow_hpo.errors import StudyError
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.connect import ask, connect
 from mlflow_hpo.tracking.runs import check_study, found_run, trial_runs
-from mlflow_hpo.tracking.summary import CHANGED, StudySummary, TrialSummary, best_metric
+from mlflow_hpo.tracking.summary import CHANGED, MODEL, StudySummary, TrialSummary, best_metric
 
 
 def read_study(run_id: str) -> StudySummary:
@@ -53,6 +53,7 @@ def read_study(run_id: str) -> StudySummary:
         budget=_budget(params),
         best_trial=int(tags["hpo.best_trial"]) if "hpo.best_trial" in tags else None,
         reason=tags.get("hpo.stop_reason", ""),
+        model=tags.get(MODEL, ""),
     )
 
 

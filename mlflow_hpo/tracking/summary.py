@@ -7,6 +7,12 @@ from typing import Any
 
 SCHEMA = "1"  # version of the layout in MLflow, tag `hpo.schema`
 CHANGED = "hpo.changed"  # tag of the parent run: settings that are other since it was resumed, as JSON
+MODEL = "hpo.model"  # tag of the parent run: whose model is logged, see `whose_model`
+
+
+def whose_model(trial_id: int, epoch: int) -> str:
+    """Return what tag `MODEL` says of the model of a trial's epoch."""
+    return f"trial {trial_id} at epoch {epoch}"
 
 
 def best_metric(metric: str) -> str:
@@ -44,7 +50,8 @@ class StudySummary:
 
     `epochs` and `gpu_hours` were spent so far; `full_epochs` is what full training of every trial would
     take; `budget` holds the limits that were set, `best_trial` is the first to have reached the best value,
-    and `eta` the seconds that are still to go, where known.
+    `eta` the seconds that are still to go, where known, and `model` tells whose model is logged, as
+    `whose_model` says it.
     """
 
     run_id: str
@@ -66,6 +73,7 @@ class StudySummary:
     best_trial: int | None = None
     eta: float | None = None
     reason: str = ""
+    model: str = ""
 
     @property
     def full_epochs(self) -> int:

@@ -1,0 +1,1 @@
+"""The commands of `mlflow-hpo` that search nothing, and what all commands share."""
