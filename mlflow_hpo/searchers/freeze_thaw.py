@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+import math
+from bisect import insort
+from collections import deque
+from collections.abc import Callable, Container, Mapping, Sequence
+from functools import cached_property
+from itertools import chain, islice
 from typing import Any
+
+import numpy as np
+from scipy.special import log_ndtr
+from threadpoolctl import ThreadpoolController
 
 from mlflow_hpo.checks import whole_number
 from mlflow_hpo.searchers.base import Searcher
-from mlflow_hpo.searchers.curve_search import CurveSearch
+from mlflow_hpo.searchers.belief import Belief, Places
+from mlflow_hpo.searchers.encoding import Array, Encoding
 from mlflow_hpo.searchers.prior import Prior
+from mlflow_hpo.searchers.sobol import SobolSearcher
 from mlflow_hpo.space import Config, SearchSpace
 
-_CANDIDATES = 100  # so many of the best paused trials of each level are thought of
-_ALONE = 5  # full trainings before a search that knows nothing of earlier tasks begins
+_BEST = 200  # the model sees that many losses of the best trials, ...
+_LATEST = 100  # ... that many of the latest others, ...
+_FAILED = 30  # ... that many of the latest trials without any, ...
+_PENDING = 100  # ... and that many of the latest pending ones, so that its cost stays bounded
+
+_DRAWN = 400  # candidates from the prior
+_PARENTS, _CHILDREN = 8, 12  # and around each of the best trials
+_SPREADS = (0.15, 0.05)  # with these standard deviations
+_REFINED, _VARIATIONS = 5, 20  # then around each of the most promising candidates
+_REFINEMENTS = (0.1, 0.03)
+_MOST_AT_ONCE, _PENDING_FOR_ONE_MORE = 16, 20  # choices by one look at the model
+_NEW = -1  # the curve of a trial that does not exist so far
+
+_Choice = tuple[int | None, Array | None]  # a paused trial, or the point of a new one
+_IMPROVEMENTS = (-2.0, 0.0)  # powers of 10 of the improvement hoped for
+_LEAST_SPREAD = 0.5  # of the losses above the best, where all seen so far are about as good
+_FADE = 5.0  # full trainings after which the prior would count half
+_INFORMED = 2.0  # full trainings after which it is forgotten
+_THOUGHT_OF = 100  # so many of the best paused trials of each level are thought of
 
 
 class FreezeThawSearcher(Searcher):
@@ -39,10 +66,9 @@ class FreezeThawSearcher(Searcher):
 
     With a `Prior` the model begins with what earlier tasks lead to expect, and what was good there competes,
     too; of the first `n_startup` every other one is such a configuration. After `t` full trainings these
-    expectations count ``1 / (1 + (t / 5)**2)``: they fade, but how the losses depend on those of the earlier
-    tasks goes on being learnt. After 5 full trainings a second search begins, which knows neither of the
-    earlier tasks nor of the trials of the first one, and takes half of the epochs from then on: it finds what
-    lies far from all that was good before.
+    expectations count ``1 / (1 + (t / 5)**2)``, and after 2 they are forgotten: the model goes on as if all
+    trials so far had been made without them, and `n_startup` more are spread evenly. So the search also finds
+    what lies far from all that was good before.
 
     Args:
         n_startup: configurations before the model proposes.
@@ -54,69 +80,263 @@ class FreezeThawSearcher(Searcher):
 
     def __init__(self, space: SearchSpace, seed: int, levels: Sequence[int], *, n_startup: Any = 6) -> None:
         self.space = space
-        self._seed = seed
         self._levels = tuple(levels)
         self._n_startup = whole_number("n_startup", n_startup, at_least=1)
-        self._searches = [CurveSearch(space, seed, self._levels, self._n_startup)]
-        self._owners: dict[int, CurveSearch] = {}  # by trial
-        self._advised: CurveSearch | None = None  # the search that is to start a new trial
+        self._startup = self._n_startup  # until there are so many trials, the model is not asked
+        self._spread = 0  # configurations that were spread evenly
+        self._rng = np.random.default_rng(seed)
+        self._sobol = SobolSearcher(space, seed, levels)
+        self._encoding = Encoding(space)
+        self._width = self._features(np.full((1, len(space)), 0.5)).shape[1]
+        self._points: dict[int, Array] = {}  # each trial's place in the unit cube
+        self._tried: set[bytes] = set()
+        self._pending: dict[int, None] = {}  # trials with a job, in the order of their beginning
+        self._reached: dict[int, int] = {}  # how many levels each trial reached
+        self._trained = 0  # epochs, up to the levels
+        self._at_level: dict[tuple[int, int], float] = {}  # losses by trial and level
+        self._ranked: list[tuple[float, int]] = []  # (loss, trial) at every level, ascending
+        self._barren: dict[int, None] = {}  # trials that failed before the first level
+        self._queue: deque[_Choice] = deque()  # choices that were made at once and not used so far
+        self._proposal: _Choice | None = None  # the new configuration that `advise` found
+        self._belief = Belief(self._width, self._levels)
+        self._informed = False  # whether the belief has a prior
+        self._candidates: dict[bytes, Config] = {}  # what was good on earlier tasks, by its place
 
     def expect(self, prior: Prior) -> Sequence[Config]:
         """Begin with what earlier tasks lead to expect; nothing must be tried first."""
-        informed = CurveSearch(self.space, self._seed, self._levels, self._n_startup, prior)
-        blank = CurveSearch(self.space, self._seed + 1, self._levels, self._n_startup)
-        self._searches = [informed, blank]
+        self._belief = Belief(self._width, self._levels, prior)
+        self._informed = True
+        self._candidates = self._placed(prior.configs)
         return []
 
     def advise(self, paused: Mapping[int, Sequence[tuple[float, int]]], *, may_start: bool) -> int | None:
         """Return which paused trial should go on, or None for a new one."""
-        for search in self._in_turn():
-            own = [
-                trial
-                for waiting in paused.values()
-                for trial in islice(self._own(search, waiting), _CANDIDATES)
-            ]
-            if own or may_start:
-                chosen = search.advise(own, may_start=may_start)
-                self._advised = search if chosen is None else None
-                return chosen
-        raise ValueError("paused: must not be empty where no new trial may start")
-
-    def _own(self, search: CurveSearch, waiting: Iterable[tuple[float, int]]) -> Iterable[int]:
-        """Return those of the waiting trials that belong to a search."""
-        trials = (trial for _, trial in waiting)
-        if len(self._searches) == 1:
-            return trials
-        return (trial for trial in trials if self._owners[trial] is search)
+        best = chain.from_iterable(islice(waiting, _THOUGHT_OF) for waiting in paused.values())
+        choice = self._next_choice([trial for _, trial in best], may_start=may_start)
+        trial_id, _ = choice
+        if trial_id is None:
+            self._proposal = choice
+        else:
+            self._proposal = None
+            self._pending[trial_id] = None
+        return trial_id
 
     def suggest(self, trial_id: int) -> Config:
         """Propose what `advise` found, or what promises most now."""
-        search = self._advised or self._in_turn()[0]
-        self._advised = None
-        self._owners[trial_id] = search
-        return search.suggest(trial_id)
+        _, point = self._proposal or self._next_choice([], may_start=True)
+        self._proposal = None
+        if point is None:
+            config = self._evenly_spread()
+        else:
+            config = self._candidates.get(point.tobytes()) or self.space.from_unit(point.tolist())
+        self.adopt(trial_id, config)
+        return config
 
     def adopt(self, trial_id: int, config: Config) -> None:
         """Count the trial as pending."""
-        owner = self._owners.setdefault(trial_id, self._searches[0])
-        owner.adopt(trial_id, config)
+        point = self._encoding.point(self.space.to_unit(config))
+        self._points[trial_id] = point
+        self._tried.add(self._encoding.snap(point[None])[0].tobytes())
+        self._pending[trial_id] = None
+        self._reached[trial_id] = 0
 
     def report(self, trial_id: int, resource: int, loss: float) -> None:
         """Learn from the loss if the trial stands at its next level."""
-        self._owners[trial_id].report(trial_id, resource, loss)
+        level = self._reached[trial_id]
+        if level < len(self._levels) and resource >= self._levels[level]:
+            self._trained += self._levels[level] - (self._levels[level - 1] if level else 0)
+            self._reached[trial_id] += 1
+            self._at_level[trial_id, level] = loss
+            insort(self._ranked, (loss, trial_id))
+            if self._informed and self._trained >= _INFORMED * self._levels[-1]:
+                self._forget()
 
     def complete(self, trial_id: int) -> None:
         """Count the trial as no longer pending."""
-        self._owners[trial_id].complete(trial_id)
+        if self._reached[trial_id] == 0:
+            self._barren[trial_id] = None
+        self._pending.pop(trial_id, None)
 
     def fail(self, trial_id: int) -> None:
         """Count a trial that never reached a level as the worst."""
-        self._owners[trial_id].fail(trial_id)
+        self.complete(trial_id)
 
-    def _in_turn(self) -> list[CurveSearch]:
-        """Return the searches, first the one that is to train next."""
-        if len(self._searches) == 1:
-            return self._searches
-        informed, blank = self._searches
-        behind = blank.trained < informed.trained - _ALONE * self._levels[-1]
-        return [blank, informed] if behind else [informed, blank]
+    def _forget(self) -> None:
+        """Go on as a search that has made all these trials without any prior."""
+        self._belief = Belief(self._width, self._levels)
+        self._informed = False
+        self._candidates.clear()
+        self._queue.clear()
+        self._startup = len(self._points) + self._n_startup
+
+    def _placed(self, configs: Sequence[Config]) -> dict[bytes, Config]:
+        points = [self._encoding.point(self.space.to_unit(config)) for config in configs]
+        snapped, _ = self._encoding.snap(np.array(points).reshape(-1, len(self.space)))
+        placed: dict[bytes, Config] = {}
+        for point, config in zip(snapped, configs, strict=True):
+            placed.setdefault(point.tobytes(), config)
+        return placed
+
+    @staticmethod
+    def _fits(choice: int | None, paused: Container[int], *, may_start: bool) -> bool:
+        """Whether what was chosen before is still to be had."""
+        return may_start if choice is None else choice in paused
+
+    def _next_choice(self, paused: Sequence[int], *, may_start: bool) -> _Choice:
+        """Return what promises most; without a point where a new trial is to be like none before."""
+        while self._queue and not self._fits(self._queue[0][0], paused, may_start=may_start):
+            self._queue.popleft()
+        if not self._queue:
+            self._queue.extend(self._choices(paused, may_start=may_start))
+        return self._queue.popleft()
+
+    def _choices(self, paused: Sequence[int], *, may_start: bool) -> list[_Choice]:
+        """Return what promises most: paused trials, or the points of new ones.
+
+        With many workers the model is asked for several choices at once, as it changes little in between.
+        """
+        known = len(self._at_level) + len(self._barren)
+        if may_start and (len(self._points) < self._startup or known < 2):
+            return [(None, self._untried_candidate() if len(self._points) % 2 == 0 else None)]
+        # the matrices are small and the trainings want the cores; besides, more threads round differently
+        with self._threads.limit(limits=1):
+            return self._promising(paused, may_start=may_start)
+
+    @property
+    def _trust(self) -> float:
+        """How much the prior counts."""
+        return 1 / (1 + (self._trained / self._levels[-1] / _FADE) ** 2)
+
+    def _untried_candidate(self) -> Array | None:
+        """Return the first of what was good on earlier tasks that was not tried, None if all was."""
+        untried = (np.frombuffer(key) for key in self._candidates if key not in self._tried)
+        return next(untried, None)
+
+    def _evenly_spread(self) -> Config:
+        """Return the centre of the space first, then points of a Sobol sequence."""
+        self._spread += 1
+        if self._spread == 1:
+            return self.space.from_unit([0.5] * len(self.space))
+        return self._sobol.suggest(self._spread - 1)
+
+    @cached_property
+    def _threads(self) -> ThreadpoolController:
+        return ThreadpoolController()  # looks for the libraries that are loaded by now
+
+    def _promising(self, paused: Sequence[int], *, may_start: bool) -> list[_Choice]:
+        losses = self._teach()
+        best = losses.min()
+        spread = max(np.median(losses) - best, _LEAST_SPREAD)
+        hoped_for = spread * 10 ** self._rng.uniform(*_IMPROVEMENTS, size=self._at_once)
+        horizon = float(self._rng.uniform(1, self._levels[-1]))
+
+        def outlook(features: Array, curves: Sequence[int], levels: Sequence[int]) -> tuple[Array, Array]:
+            """Return the mean and standard deviation of the losses at the horizon."""
+            begins = [self._levels[level - 1] if level else 0 for level in levels]
+            ends = [
+                min(max(begin + horizon, self._levels[level]), self._levels[-1])
+                for begin, level in zip(begins, levels, strict=True)
+            ]
+            return self._belief.outlook(Places(features, ends, curves))
+
+        def outlook_of_new(points: Array) -> tuple[Array, Array]:
+            count = len(points)
+            return outlook(self._features(points), [_NEW] * count, [0] * count)
+
+        mean, deviation = np.empty(0), np.empty(0)
+        if paused:
+            points = np.array([self._points[trial] for trial in paused])
+            levels = [self._reached[trial] for trial in paused]
+            mean, deviation = outlook(self._features(points), paused, levels)
+        points = np.empty((0, len(self.space)))
+        if may_start:
+            points, of_new, deviation_of_new = self._new_points(
+                self._drawn(), best - hoped_for[0], outlook_of_new
+            )
+            mean, deviation = np.concatenate([mean, of_new]), np.concatenate([deviation, deviation_of_new])
+        open_ = np.array([True] * len(paused) + [point.tobytes() not in self._tried for point in points])
+        choices: list[_Choice] = []
+        for threshold in best - hoped_for[: len(mean)]:
+            promises = log_ndtr((threshold - mean) / deviation)
+            chosen = int(np.argmax(np.where(open_, promises, promises - 1e9)))
+            open_[chosen] = False
+            new = chosen - len(paused)
+            choices.append((None, points[new]) if new >= 0 else (paused[chosen], None))
+        return choices
+
+    @property
+    def _at_once(self) -> int:
+        """How many choices are made by one look at the model."""
+        return min(_MOST_AT_ONCE, 1 + len(self._pending) // _PENDING_FOR_ONE_MORE)
+
+    def _drawn(self) -> Array:
+        """Return draws from the space, half of them closer together where the losses change most.
+
+        After them comes what was good on earlier tasks.
+        """
+        drawn = self._rng.random((_DRAWN, len(self.space)))
+        half = drawn[: _DRAWN // 2]
+        evenly = self._features(half)
+        evenly[:, self._encoding.columns] = half[:, ~self._encoding.categorical]
+        half[:, ~self._encoding.categorical] = self._belief.unwarped(evenly)[:, self._encoding.columns]
+        return np.concatenate([drawn, *(np.frombuffer(key)[None] for key in self._candidates)])
+
+    def _new_points(
+        self, drawn: Array, threshold: float, outlook: Callable[[Array], tuple[Array, Array]]
+    ) -> tuple[Array, Array, Array]:
+        """Return candidates in the unit cube, among them promising ones, with their `outlook`."""
+        parents = list(dict.fromkeys(trial for _, trial in islice(self._ranked, 4 * _PARENTS)))[:_PARENTS]
+        around = np.array([self._points[trial] for trial in parents]).reshape(-1, len(self.space))
+        varied = [self._vary(around, _CHILDREN, spread) for spread in _SPREADS]
+        points, _ = self._encoding.snap(np.concatenate([drawn, *varied]))
+        mean, deviation = outlook(points)
+        for spread in _REFINEMENTS:
+            best = np.argsort(-log_ndtr((threshold - mean) / deviation), kind="stable")[:_REFINED]
+            refined, _ = self._encoding.snap(self._vary(points[best], _VARIATIONS, spread))
+            refined_mean, refined_deviation = outlook(refined)
+            points = np.concatenate([points, refined])
+            mean = np.concatenate([mean, refined_mean])
+            deviation = np.concatenate([deviation, refined_deviation])
+        return points, mean, deviation
+
+    def _vary(self, parents: Array, children: int, spread: float) -> Array:
+        """Return variations of each parent: about half of the coordinates moved, some choices redrawn."""
+        points = np.repeat(parents, children, axis=0)
+        _, active = self._encoding.snap(points)
+        drawn = self._rng.random(points.shape)
+        moved = np.clip(points + spread * self._rng.standard_normal(points.shape), 0.0, 1.0)
+        draws = self._rng.random(points.shape)
+        changed = np.where(self._encoding.categorical, draws < spread, draws < 0.5)
+        varied = np.where(changed, np.where(self._encoding.categorical, drawn, moved), points)
+        return np.where(active, varied, drawn)  # what becomes active begins anywhere
+
+    def _teach(self) -> Array:
+        """Teach a model the losses so far, and return them on its scale."""
+        trials = dict.fromkeys(trial for _, trial in islice(self._ranked, _BEST))
+        best = [(trial, level) for trial in trials for level in range(self._reached[trial])][:_BEST]
+        latest = islice((key for key in reversed(self._at_level) if key[0] not in trials), _LATEST)
+        keys = [*best, *latest, *((trial, 0) for trial in islice(reversed(self._barren), _FAILED))]
+        keys.sort()
+        losses = np.array([self._at_level.get(key, math.inf) for key in keys])
+        pending = [
+            trial
+            for trial in islice(reversed(self._pending), _PENDING)
+            if self._reached[trial] < len(self._levels)
+        ]
+        waiting = [(trial, self._reached[trial]) for trial in pending]
+        known = len(self._at_level) + len(self._barren)
+        return self._belief.learn(
+            self._places(keys),
+            losses,
+            self._places(waiting) if waiting else None,
+            known=known,
+            trust=self._trust,
+        )
+
+    def _places(self, keys: Sequence[tuple[int, int]]) -> Places:
+        """Return where on their curves some trials are at some levels."""
+        features = self._features(np.array([self._points[trial] for trial, _ in keys]))
+        return Places(features, [self._levels[level] for _, level in keys], [trial for trial, _ in keys])
+
+    def _features(self, points: Array) -> Array:
+        return self._encoding.features(*self._encoding.snap(points))

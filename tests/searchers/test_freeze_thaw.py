@@ -11,7 +11,7 @@ from conformance import SPACE, drive
 from mlflow_hpo import ConfigError, Optimizer, SearchSpace
 from mlflow_hpo.optimizer import TrialState
 from mlflow_hpo.searchers.belief import Belief
-from mlflow_hpo.searchers.curve_search import CurveSearch
+from mlflow_hpo.searchers.freeze_thaw import FreezeThawSearcher
 from mlflow_hpo.searchers.freeze_thaw import FreezeThawSearcher
 
 PLANE = SearchSpace({name: {"type": "float", "low": 0, "high": 1} for name in ("x", "y")})
@@ -165,9 +165,9 @@ def test_with_many_pending_one_look_chooses_several_also_among_the_paused_only(m
         optimizer.report(job.trial_id, 1, curve(job.config, 1))
         optimizer.complete(job.trial_id)
     looks = []
-    choose = CurveSearch._choices
+    choose = FreezeThawSearcher._choices
     monkeypatch.setattr(
-        CurveSearch, "_choices", lambda self, *args, **kw: looks.append(1) or choose(self, *args, **kw)
+        FreezeThawSearcher, "_choices", lambda self, *args, **kw: looks.append(1) or choose(self, *args, **kw)
     )
     paused = sorted((curve(job.config, 1), job.trial_id) for job in jobs[:60])
     chosen = []
