@@ -12,7 +12,6 @@ from mlflow_hpo import ConfigError, Optimizer, SearchSpace
 from mlflow_hpo.optimizer import TrialState
 from mlflow_hpo.searchers.belief import Belief
 from mlflow_hpo.searchers.freeze_thaw import FreezeThawSearcher
-from mlflow_hpo.searchers.freeze_thaw import FreezeThawSearcher
 
 PLANE = SearchSpace({name: {"type": "float", "low": 0, "high": 1} for name in ("x", "y")})
 
