@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import shutil
 import signal
 import threading
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mlflow_hpo.errors import HpoError, StoreAwayError
-from mlflow_hpo.launchers.base import Ended, Event, Outcome, Reported, Services, Slot, TrialJob, Warned
+from mlflow_hpo.launchers.base import Cause, Ended, Event, Outcome, Reported, Services, Slot, TrialJob, Warned
 from mlflow_hpo.launchers.processes import TICK, Command, Guard
 from mlflow_hpo.launchers.progress import Progress
 from mlflow_hpo.launchers.project_contract import Project
@@ -23,8 +24,11 @@ from mlflow_hpo.steps import Point
 T = TypeVar("T")
 
 LOG = "output.log"  # name of a script's output in the artifacts of its run
+DOWNLOADS = "downloads"  # name of the folder of what its parameters name
 LOG_TAIL = 4_000  # characters of it that are worth keeping in a tag
 LOG_END = 1_000  # and bytes that its last line is looked for in
+BY_SIGNAL = 128  # added to a signal it is the exit code of a shell whose command it ended
+CRASHES = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT)  # nobody exits by these by chance
 AWAY = 5  # times the usual interval between two looks while the store is away
 SHARE = 10  # a script's metrics are looked at for at most one part in so many of the time
 UNBUFFERED = {"PYTHONUNBUFFERED": "1"}  # else a script that is killed takes its last words with it
@@ -51,7 +55,7 @@ class Script:
         slot: where.
         project: whose entry point.
         services: reads and writes the store.
-        folder: this job's own, for its output.
+        folder: this job's own, for its output and downloads; removed at the end.
         home: where the script runs.
         checkpoint: where the script keeps its checkpoint, if it takes one.
         guard: ends the script should this process die.
@@ -78,6 +82,7 @@ class Script:
         self.over = False  # `Ended` was heard; set by the launcher
         self._project = project
         self._services = services
+        self._folder = folder
         self._log = folder / LOG
         self._home = home
         self._checkpoint = checkpoint
@@ -95,6 +100,7 @@ class Script:
         self._replies: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._asked = threading.Event()  # to end
         self._killed = ""  # why it is ended by force
+        self._cause = Cause.TRAINING  # of a failure
         self._leaving = False  # the study is over: nobody hears what is told
         self._command: Command | None = None
         self._thread = threading.Thread(
@@ -144,14 +150,17 @@ class Script:
                 self._command.kill()  # also what it may have left behind
         if outcome is Outcome.FAILED:
             details = _end(self._log, LOG_TAIL)
-        self._event(Ended(self.job.trial_id, outcome, time.monotonic() - begin, reason, details))
+        self._event(Ended(self.job.trial_id, outcome, time.monotonic() - begin, reason, details, self._cause))
         self._keep_log()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _train(self) -> tuple[Outcome, str]:
         """Run the script to its end, or to where it is stopped; return the outcome and why it failed."""
         job, project = self.job, self._project
+        downloads = self._folder / DOWNLOADS
+        downloads.mkdir()
         self._command = Command(
-            project.command(job.params, job.stop, self._checkpoint),
+            project.command(job.params, job.stop, checkpoint=self._checkpoint, downloads=downloads),
             folder=self._home,
             env=self._services.environment(job.run_id, {**UNBUFFERED, **os.environ, **self.slot.env}),
             output=self._log,
@@ -232,7 +241,9 @@ class Script:
     def _by_itself(self, code: int) -> tuple[Outcome, str]:
         """Return what it means that the script has ended with an exit code."""
         if code != 0:
-            died = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            died = f"exit code {code}"
+            if (number := _signal(code)) is not None:
+                died, self._cause = f"signal {number.name}", Cause.LOST
             last = _end(self._log, LOG_END).splitlines()[-1:]
             return Outcome.FAILED, f"the script ended with {died}{': ' if last else ''}{''.join(last)}"[:500]
         if self._progress.complete:
@@ -271,6 +282,12 @@ class Script:
     def _event(self, event: Event) -> None:
         if not self._leaving:
             self._tell(event)
+
+
+def _signal(code: int) -> signal.Signals | None:
+    """Return the signal that ended a script, or what its shell has run; None where it exited by itself."""
+    number = -code if code < 0 else code - BY_SIGNAL
+    return signal.Signals(number) if code < 0 or number in CRASHES else None
 
 
 def _end(log: Path, size: int) -> str:
