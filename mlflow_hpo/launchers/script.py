@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from mlflow_hpo.errors import HpoError, StoreAwayError
-from mlflow_hpo.launchers.base import Cause, Ended, Event, Outcome, Reported, Services, Slot, TrialJob, Warned
+from mlflow_hpo.launchers.base import (
+    Cause,
+    Ended,
+    Event,
+    Heartbeat,
+    Outcome,
+    Reported,
+    Services,
+    Slot,
+    TrialJob,
+    Warned,
+)
 from mlflow_hpo.launchers.processes import TICK, Command, Guard
 from mlflow_hpo.launchers.progress import Progress
 from mlflow_hpo.launchers.project_contract import Project
@@ -99,6 +110,7 @@ class Script:
         )
         self._replies: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._asked = threading.Event()  # to end
+        self._blind = False  # the store is away
         self._killed = ""  # why it is ended by force
         self._cause = Cause.TRAINING  # of a failure
         self._leaving = False  # the study is over: nobody hears what is told
@@ -208,10 +220,18 @@ class Script:
         try:
             logged = self._services.logged(self.job.run_id, self._project.metrics)
         except StoreAwayError:
+            self._see(nothing=True)
             if not over:
                 return None, min(LONGEST_PAUSE, AWAY * interval)
             logged = self._patiently(lambda: self._services.logged(self.job.run_id, self._project.metrics))
+        self._see(nothing=False)
         return logged, max(interval, SHARE * (time.monotonic() - begin))
+
+    def _see(self, *, nothing: bool) -> None:
+        """Tell when what the script logs cannot be seen: then no sign of life means nothing."""
+        if nothing is not self._blind:
+            self._blind = nothing
+            self._event(Heartbeat(self.job.trial_id, waits=nothing))
 
     def _patiently(self, ask: Callable[[], T]) -> T | None:
         """Return what the store says, however long it is away; None if the script is asked to end before."""

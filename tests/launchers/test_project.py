@@ -19,7 +19,17 @@ import pytest
 from processes import wait_for
 
 from mlflow_hpo.errors import ConfigError, StoreAwayError
-from mlflow_hpo.launchers.base import Cause, Ended, Event, Outcome, Renewed, Reported, TrialJob, Warned
+from mlflow_hpo.launchers.base import (
+    Cause,
+    Ended,
+    Event,
+    Heartbeat,
+    Outcome,
+    Renewed,
+    Reported,
+    TrialJob,
+    Warned,
+)
 from mlflow_hpo.launchers.project import ProjectLauncher
 from mlflow_hpo.steps import Point
 
@@ -371,6 +381,7 @@ def test_a_store_that_is_away_is_waited_for(jobs: Any, tmp_path: Path) -> None:
     wait_for((tmp_path / "over").exists, 60, "the script")
     looks = made.services.looks
     wait_for(lambda: made.services.looks > looks + 2, 20, "a few looks")
+    assert made.launcher.wait(0.1) == [Heartbeat(0, waits=True)]
     assert made.launcher.wait(0.1) == [], "nobody knows yet what it has reached"
     made.services.away = False
     end, epochs = made.to_end()
@@ -378,11 +389,22 @@ def test_a_store_that_is_away_is_waited_for(jobs: Any, tmp_path: Path) -> None:
     assert epochs == list(range(1, 10))
 
 
+def test_no_sign_of_life_is_expected_while_the_store_is_away(jobs: Any) -> None:
+    made = jobs("time.sleep(600)")
+    made.services.away = True
+    made.begin()
+    made.locate()
+    assert made.until(Heartbeat) == [Heartbeat(0, waits=True)]
+    made.services.away = False
+    assert made.until(Heartbeat) == [Heartbeat(0, waits=False)]
+
+
 def test_an_interrupt_does_not_wait_for_the_store(jobs: Any) -> None:
     made = jobs(STEPS)
     made.services.away = True
     made.begin()
     made.locate()
+    made.until(Heartbeat)
     assert made.launcher.wait(1.5) == []
     made.launcher.interrupt(0)
     assert made.to_end()[0].outcome is Outcome.STOPPED
