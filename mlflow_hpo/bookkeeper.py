@@ -98,6 +98,7 @@ class Bookkeeper:
         if (known := self._known.pop(job.trial_id, None)) is not None:
             entry.checkpoints, entry.samples = dict(known.checkpoints), known.samples
             entry.attempt = int(known.tags.get(ATTEMPT, "1"))
+            entry.failure = known.tags.get("hpo.warning", "")
             entry.fresh = False
         return entry
 
@@ -119,14 +120,18 @@ class Bookkeeper:
         entry.run = None
         copied_without = self.best_metric if goes_on else None
         entry.coming = self._tracker.after(self._create(entry, seed), before, copied_without=copied_without)
-        if record.best_value is not None:
-            best, epoch = {self.best_metric: record.best_value}, record.best_resource or 0
 
-            def write(run: Future[TrialRun]) -> None:
-                if run.exception() is None:
-                    self._tracker.metrics(run.result().run_id, best, step=epoch, time=time.time())
+        def write(run: Future[TrialRun]) -> None:
+            if run.exception() is not None:
+                return
+            run_id = run.result().run_id
+            if record.best_value is not None:
+                best, epoch = {self.best_metric: record.best_value}, record.best_resource or 0
+                self._tracker.metrics(run_id, best, step=epoch, time=time.time())
+            if entry.attempt > 1:
+                self._tracker.tags(run_id, {ATTEMPT: str(entry.attempt), "hpo.warning": entry.failure})
 
-            entry.coming.add_done_callback(write)
+        entry.coming.add_done_callback(write)
         return entry.coming
 
     def reported(
@@ -159,7 +164,7 @@ class Bookkeeper:
         """Write that a trial failed and will be tried again; return it in words."""
         entry = self.ledger.trials[trial_id]
         told = f"attempt {entry.attempt} failed after epoch {entry.trained}, trying again: {reason}"
-        entry.attempt += 1
+        entry.attempt, entry.failure = entry.attempt + 1, told
         tags = {ATTEMPT: str(entry.attempt), "hpo.warning": told, "hpo.seconds": f"{entry.seconds:.3f}"}
         self._tracker.tags(entry.run_id, tags)
         return told

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from importlib.resources import files
@@ -17,6 +20,7 @@ from mlflow_hpo.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlflow_hpo.metalearning.warm_start import WarmStart
+    from mlflow_hpo.recording import Recording
 
 
 class OptionalInt(click.ParamType[int | None]):
@@ -140,10 +144,31 @@ def _searched(resume: str, *, config: str, take_over: bool, plain: bool, debug: 
         from mlflow_hpo.tracking.recovery import read_recording
 
         recording = read_recording(resume) if resume else None
+        if recording is not None and recording.keys.get("launcher") == "project":
+            raise ConfigError("resume", _resumed_as_project(recording))
         train, keys = bundled_study(config, flags, {} if recording is None else recording.keys)
         console = Console()
         view = PlainView(console) if plain or not console.is_terminal else LiveView(console)
         Study(train, listener=view, resume=recording, take_over=take_over, **keys).run()
+
+
+def _resumed_as_project(recording: Recording) -> str:
+    """Return what goes on with a study of an MLflow project."""
+    from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PROJECT_ENTRY_POINT, MLFLOW_SOURCE_NAME
+
+    tags = recording.tags
+    uri, entry_point = tags.get(MLFLOW_SOURCE_NAME, "URI"), tags.get(MLFLOW_PROJECT_ENTRY_POINT, "main")
+    command = ["mlflow", "run", uri]
+    if (commit := tags.get(MLFLOW_GIT_COMMIT)) and not os.path.exists(uri.partition("#")[0]):
+        command += ["-v", commit]
+    if entry_point != "main":
+        command += ["-e", entry_point]
+    command += ["--backend", "hpo", "--backend-config", json.dumps({"resume": recording.run_id})]
+    return (
+        f"{recording.run_id} is a study of an MLflow project: {tags.get('hpo.task', '')}; it goes on with\n"
+        f"  {shlex.join(command)}\n"
+        "and the same -P and --env-manager as before"
+    )
 
 
 @main.command()

@@ -29,6 +29,7 @@ class TrialEntry:
     heard: float = 0.0  # and since when what it tells is heard
     alive: float = math.inf  # when its training last gave a sign of life; inf while it waits for us
     attempt: int = 1  # how often it was started, and started again after a failure
+    failure: str = ""  # why the attempt before failed, in words
     seconds: float = 0.0  # of the jobs that ended
     samples: int = 0  # of system metrics
     trained: int = 0  # the epoch that the present job has reached

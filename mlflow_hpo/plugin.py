@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from mlflow.tracking import MlflowClient
 from mlflow_hpo.config import StudyConfig
 from mlflow_hpo.errors import ConfigError, HpoError
 from mlflow_hpo.recording import Recording
+from mlflow_hpo.scratch import scratch_folder
 
 OF_MLFLOW = (  # what MLflow puts beside the user's keys
     *(PROJECT_ENV_MANAGER, PROJECT_STORAGE_DIR, PROJECT_SYNCHRONOUS),
@@ -81,11 +81,11 @@ class HpoBackend(AbstractBackend):
         """
         del tracking_uri  # the one that MLflow's settings name
         try:
-            with tempfile.TemporaryDirectory(prefix="mlflow-hpo-project-") as scratch:
+            with scratch_folder() as scratch:
                 return SearchedRun(
                     _search(
                         *(project_uri, entry_point, params or {}, version, backend_config, experiment_id),
-                        scratch=Path(scratch),
+                        scratch=scratch,
                     )
                 )
         except ExecutionException:

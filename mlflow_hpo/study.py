@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import math
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -49,6 +48,7 @@ from mlflow_hpo.recording import Recording
 from mlflow_hpo.resumption import changes, check_task, is_other_search, remember, resumed_keys
 from mlflow_hpo.retries import Retries
 from mlflow_hpo.schedulers.base import Decision
+from mlflow_hpo.scratch import scratch_folder
 from mlflow_hpo.signals import interruptible
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.lease import LeaseLostError
@@ -216,11 +216,11 @@ class Study:
             if self._listener is not None:
                 self._listener.started(self.summary)
             with (
-                tempfile.TemporaryDirectory(prefix="mlflow-hpo-") as folder,
+                scratch_folder() as folder,
                 contextlib.closing(self._launcher),
                 interruptible(self._interrupt),
             ):
-                self._launcher.start(self._train, self._tracker.services, Path(folder))
+                self._launcher.start(self._train, self._tracker.services, folder)
                 if self._choice is not None:
                     self._tell(f"auto is {self._choice}")
                 if self._warm_start is not None:
@@ -228,7 +228,7 @@ class Study:
                 if (size := self.optimizer.searcher.size) is not None:
                     self._tell(f"{self.summary().searcher} of {size} configurations")
                 self._loop()
-                self._conclude(Path(folder))
+                self._conclude(folder)
             self._finish("KILLED" if self._interrupted else "FINISHED")
         except LeaseLostError:
             self._tracker.abandon()

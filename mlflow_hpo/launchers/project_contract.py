@@ -35,5 +35,14 @@ class Project(Described, Protocol):
     folder: Path
     copies: bool
 
-    def command(self, params: Mapping[str, object], stop: int, checkpoint: Path) -> list[str]:
-        """Return the command line that trains a configuration to the epoch `stop`."""
+    def command(
+        self, params: Mapping[str, object], stop: int, *, checkpoint: Path, downloads: Path
+    ) -> list[str]:
+        """Return the command line that trains a configuration to the epoch `stop`.
+
+        Args:
+            params: the configuration.
+            stop: the epoch.
+            checkpoint: where the script keeps its checkpoint, if it takes one.
+            downloads: an empty folder for what the parameters name and is not on this machine.
+        """

@@ -127,7 +127,8 @@ class ReplayLauncher(Launcher):
 
     def forget(self, trial_id: int) -> None:
         """Let go of the local copies of a trial that will not go on."""
-        self._launcher.forget(trial_id)
+        if self._start is None:  # before, there are none
+            self._launcher.forget(trial_id)
 
     def close(self) -> None:
         """Close the other launcher."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import shutil
 import signal
 import threading
 import time
@@ -14,7 +15,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from mlflow_hpo.errors import HpoError, StoreAwayError
-from mlflow_hpo.launchers.base import Ended, Event, Outcome, Reported, Services, Slot, TrialJob, Warned
+from mlflow_hpo.launchers.base import (
+    Cause,
+    Ended,
+    Event,
+    Heartbeat,
+    Outcome,
+    Reported,
+    Services,
+    Slot,
+    TrialJob,
+    Warned,
+)
 from mlflow_hpo.launchers.processes import TICK, Command, Guard
 from mlflow_hpo.launchers.progress import Progress
 from mlflow_hpo.launchers.project_contract import Project
@@ -23,8 +35,11 @@ from mlflow_hpo.steps import Point
 T = TypeVar("T")
 
 LOG = "output.log"  # name of a script's output in the artifacts of its run
+DOWNLOADS = "downloads"  # name of the folder of what its parameters name
 LOG_TAIL = 4_000  # characters of it that are worth keeping in a tag
 LOG_END = 1_000  # and bytes that its last line is looked for in
+BY_SIGNAL = 128  # added to a signal it is the exit code of a shell whose command it ended
+CRASHES = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT)  # nobody exits by these by chance
 AWAY = 5  # times the usual interval between two looks while the store is away
 SHARE = 10  # a script's metrics are looked at for at most one part in so many of the time
 UNBUFFERED = {"PYTHONUNBUFFERED": "1"}  # else a script that is killed takes its last words with it
@@ -51,7 +66,7 @@ class Script:
         slot: where.
         project: whose entry point.
         services: reads and writes the store.
-        folder: this job's own, for its output.
+        folder: this job's own, for its output and downloads; removed at the end.
         home: where the script runs.
         checkpoint: where the script keeps its checkpoint, if it takes one.
         guard: ends the script should this process die.
@@ -78,6 +93,7 @@ class Script:
         self.over = False  # `Ended` was heard; set by the launcher
         self._project = project
         self._services = services
+        self._folder = folder
         self._log = folder / LOG
         self._home = home
         self._checkpoint = checkpoint
@@ -94,7 +110,9 @@ class Script:
         )
         self._replies: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._asked = threading.Event()  # to end
+        self._blind = False  # the store is away
         self._killed = ""  # why it is ended by force
+        self._cause = Cause.TRAINING  # of a failure
         self._leaving = False  # the study is over: nobody hears what is told
         self._command: Command | None = None
         self._thread = threading.Thread(
@@ -144,14 +162,17 @@ class Script:
                 self._command.kill()  # also what it may have left behind
         if outcome is Outcome.FAILED:
             details = _end(self._log, LOG_TAIL)
-        self._event(Ended(self.job.trial_id, outcome, time.monotonic() - begin, reason, details))
+        self._event(Ended(self.job.trial_id, outcome, time.monotonic() - begin, reason, details, self._cause))
         self._keep_log()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _train(self) -> tuple[Outcome, str]:
         """Run the script to its end, or to where it is stopped; return the outcome and why it failed."""
         job, project = self.job, self._project
+        downloads = self._folder / DOWNLOADS
+        downloads.mkdir()
         self._command = Command(
-            project.command(job.params, job.stop, self._checkpoint),
+            project.command(job.params, job.stop, checkpoint=self._checkpoint, downloads=downloads),
             folder=self._home,
             env=self._services.environment(job.run_id, {**UNBUFFERED, **os.environ, **self.slot.env}),
             output=self._log,
@@ -199,10 +220,18 @@ class Script:
         try:
             logged = self._services.logged(self.job.run_id, self._project.metrics)
         except StoreAwayError:
+            self._see(nothing=True)
             if not over:
                 return None, min(LONGEST_PAUSE, AWAY * interval)
             logged = self._patiently(lambda: self._services.logged(self.job.run_id, self._project.metrics))
+        self._see(nothing=False)
         return logged, max(interval, SHARE * (time.monotonic() - begin))
+
+    def _see(self, *, nothing: bool) -> None:
+        """Tell when what the script logs cannot be seen: then no sign of life means nothing."""
+        if nothing is not self._blind:
+            self._blind = nothing
+            self._event(Heartbeat(self.job.trial_id, waits=nothing))
 
     def _patiently(self, ask: Callable[[], T]) -> T | None:
         """Return what the store says, however long it is away; None if the script is asked to end before."""
@@ -232,7 +261,9 @@ class Script:
     def _by_itself(self, code: int) -> tuple[Outcome, str]:
         """Return what it means that the script has ended with an exit code."""
         if code != 0:
-            died = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            died = f"exit code {code}"
+            if (number := _signal(code)) is not None:
+                died, self._cause = f"signal {number.name}", Cause.LOST
             last = _end(self._log, LOG_END).splitlines()[-1:]
             return Outcome.FAILED, f"the script ended with {died}{': ' if last else ''}{''.join(last)}"[:500]
         if self._progress.complete:
@@ -271,6 +302,12 @@ class Script:
     def _event(self, event: Event) -> None:
         if not self._leaving:
             self._tell(event)
+
+
+def _signal(code: int) -> signal.Signals | None:
+    """Return the signal that ended a script, or what its shell has run; None where it exited by itself."""
+    number = -code if code < 0 else code - BY_SIGNAL
+    return signal.Signals(number) if code < 0 or number in CRASHES else None
 
 
 def _end(log: Path, size: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ def fetched(uri: str, version: str | None, entry_point: str) -> Iterator[Fetched
     Raises:
         ConfigError: there is no such project or entry point, or it cannot be searched.
     """
-    shown = public_uri(uri)
+    shown = _absolute(public_uri(uri))
     bare = _bare_repository(uri)
     copied = bare is not None or _is_copied(uri)
     try:
@@ -90,7 +91,7 @@ def fetched(uri: str, version: str | None, entry_point: str) -> Iterator[Fetched
         yield _read(shown, folder, entry_point)
     finally:
         if copied:
-            shutil.rmtree(_root(uri, folder), ignore_errors=True)
+            _remove(folder)
 
 
 def _is_copied(uri: str) -> bool:
@@ -98,10 +99,19 @@ def _is_copied(uri: str) -> bool:
     return bool(_is_zip_uri(root)) or not _is_local_uri(root)
 
 
-def _root(uri: str, folder: Path) -> Path:
-    """Return what was copied, of which `folder` may be a part."""
-    _, subfolder = _parse_subdirectory(uri)
-    return folder.parents[len(Path(subfolder).parts) - 1] if subfolder else folder
+def _remove(folder: Path) -> None:
+    """Remove what was copied, of which `folder` may be a part; never anything else."""
+    copies = Path(os.path.abspath(tempfile.gettempdir()))
+    if copies in folder.parents:
+        shutil.rmtree(copies / folder.relative_to(copies).parts[0], ignore_errors=True)
+
+
+def _absolute(uri: str) -> str:
+    """Return the URI of a folder wherever it is looked at from, as MLflow records it; any other as it is."""
+    root, subfolder = _parse_subdirectory(uri)
+    if not os.path.exists(root):
+        return uri
+    return f"{os.path.abspath(root)}{'#' if subfolder else ''}{subfolder}"
 
 
 def _bare_repository(uri: str) -> Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,7 +28,7 @@ class SearchedProject:
         config: of the study.
         fixed: parameters that are the same for all trials.
         env_manager: as `mlflow run` takes it; None for MLflow's own choice.
-        scratch: a folder for what parameters of type path name and is not on this machine.
+        scratch: a folder for what fixed parameters of type path name and is not on this machine.
     """
 
     def __init__(
@@ -90,7 +89,9 @@ class SearchedProject:
             "entry_point": entry_point,
         }
 
-    def command(self, params: Mapping[str, object], stop: int, checkpoint: Path) -> list[str]:
+    def command(
+        self, params: Mapping[str, object], stop: int, *, checkpoint: Path, downloads: Path
+    ) -> list[str]:
         """Return the command line that trains a configuration to the epoch `stop`.
 
         Every value is quoted, as MLflow does it. Raises ConfigError where MLflow does not take one.
@@ -101,10 +102,10 @@ class SearchedProject:
         if self._keys.checkpoint_parameter is not None:
             given[self._keys.checkpoint_parameter] = str(checkpoint)
         try:
-            storage = tempfile.mkdtemp(dir=self._scratch)  # MLflow wants an empty one for what it downloads
-            command = self._fetched.entry_point.compute_command(given, storage)
+            command = self._fetched.entry_point.compute_command(given, str(downloads))
         except (MlflowException, KeyError, OSError) as error:
-            raise ConfigError("entry point", f"{' '.join(str(error).split()):.400}") from error
+            line = without_passwords(" ".join(str(error).split()))
+            raise ConfigError("entry point", f"{line:.400}") from error
         return ["bash", "-c", " && ".join([*self._activation, command])]
 
     def _localise(self) -> None:

@@ -64,8 +64,8 @@ def spent(study: StudySummary) -> str:
 def saved(study: StudySummary) -> str:
     """Return what stopping early saved against training every trial to the end."""
     full = study.full_epochs
-    if not full:
-        return "nothing trained yet"
+    if not full or not study.epochs:
+        return "nothing was trained"
     share = 1 - study.epochs / full
     return f"{study.epochs} epochs instead of {full} for full training of every trial: {share:.0%} saved"
 

@@ -19,7 +19,17 @@ import pytest
 from processes import wait_for
 
 from mlflow_hpo.errors import ConfigError, StoreAwayError
-from mlflow_hpo.launchers.base import Ended, Event, Outcome, Renewed, Reported, TrialJob, Warned
+from mlflow_hpo.launchers.base import (
+    Cause,
+    Ended,
+    Event,
+    Heartbeat,
+    Outcome,
+    Renewed,
+    Reported,
+    TrialJob,
+    Warned,
+)
 from mlflow_hpo.launchers.project import ProjectLauncher
 from mlflow_hpo.steps import Point
 
@@ -75,7 +85,10 @@ class Project:
         self.__dict__.update(options)
         self._code = LOG + textwrap.dedent(code)
 
-    def command(self, params: Mapping[str, object], stop: int, checkpoint: Path) -> list[str]:
+    def command(
+        self, params: Mapping[str, object], stop: int, *, checkpoint: Path, downloads: Path
+    ) -> list[str]:
+        assert list(downloads.iterdir()) == []
         return [sys.executable, "-c", self._code, json.dumps(params), str(stop), str(checkpoint)]
 
     def check_params(self, space: object) -> None: ...
@@ -300,11 +313,24 @@ def test_a_failure_has_its_last_words(jobs: Any) -> None:
     assert epochs == [1, 2]
 
 
-def test_a_signal_is_named(jobs: Any) -> None:
-    made = jobs("os.kill(os.getpid(), signal.SIGSEGV)")
+@pytest.mark.parametrize("code", ["os.kill(os.getpid(), signal.SIGSEGV)", "sys.exit(128 + signal.SIGSEGV)"])
+def test_a_signal_is_named(jobs: Any, code: str) -> None:
+    made = jobs(code)
     made.begin()
     made.locate()
-    assert made.to_end()[0].reason.startswith("the script ended with signal SIGSEGV")
+    end, _ = made.to_end()
+    assert end.reason.startswith("the script ended with signal SIGSEGV")
+    assert end.cause is Cause.LOST, "it may go better the next time"
+
+
+def test_nothing_is_left_of_a_job(jobs: Any, tmp_path: Path) -> None:
+    made = jobs("print('trained')\nlog(0, 0.5)")
+    made.begin()
+    made.locate()
+    made.to_end()
+    made.launcher.drain(60)
+    assert made.services.kept == {"artifacts-of-run": "trained\n"}
+    assert list((tmp_path / "work").glob("job-*")) == []
 
 
 def test_a_metric_that_is_never_logged(jobs: Any) -> None:
@@ -339,7 +365,7 @@ def test_no_metric_at_all(jobs: Any) -> None:
 
 def test_a_command_that_cannot_be_started(jobs: Any) -> None:
     made = jobs(STEPS)
-    made.project.command = lambda *_: ["/no/such/command"]
+    made.project.command = lambda *_, **__: ["/no/such/command"]
     made.begin()
     made.locate()
     end, _ = made.to_end()
@@ -355,6 +381,7 @@ def test_a_store_that_is_away_is_waited_for(jobs: Any, tmp_path: Path) -> None:
     wait_for((tmp_path / "over").exists, 60, "the script")
     looks = made.services.looks
     wait_for(lambda: made.services.looks > looks + 2, 20, "a few looks")
+    assert made.launcher.wait(0.1) == [Heartbeat(0, waits=True)]
     assert made.launcher.wait(0.1) == [], "nobody knows yet what it has reached"
     made.services.away = False
     end, epochs = made.to_end()
@@ -362,11 +389,22 @@ def test_a_store_that_is_away_is_waited_for(jobs: Any, tmp_path: Path) -> None:
     assert epochs == list(range(1, 10))
 
 
+def test_no_sign_of_life_is_expected_while_the_store_is_away(jobs: Any) -> None:
+    made = jobs("time.sleep(600)")
+    made.services.away = True
+    made.begin()
+    made.locate()
+    assert made.until(Heartbeat) == [Heartbeat(0, waits=True)]
+    made.services.away = False
+    assert made.until(Heartbeat) == [Heartbeat(0, waits=False)]
+
+
 def test_an_interrupt_does_not_wait_for_the_store(jobs: Any) -> None:
     made = jobs(STEPS)
     made.services.away = True
     made.begin()
     made.locate()
+    made.until(Heartbeat)
     assert made.launcher.wait(1.5) == []
     made.launcher.interrupt(0)
     assert made.to_end()[0].outcome is Outcome.STOPPED

@@ -10,9 +10,12 @@ from typing import Any
 
 import psutil
 import pytest
+from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
 from processes import clean_environment
 from searching import command
+
+from mlflow_hpo.cli import main
 
 KEYS: dict[str, Any] = {
     "metric": {"name": "score", "mode": "max"},
@@ -88,6 +91,28 @@ def test_a_search_that_is_ended_goes_on(
         )
 
 
+def test_a_search_that_is_over_goes_on_with_more_trials(
+    search: Any, foreign: Callable[[str], Path], store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = foreign("counting")
+    monkeypatch.chdir(project)
+    done = search(".", {**KEYS, "max_resource": 2, "trials": 1}, "-P", "epochs=2")
+    assert done.code == 0, done.output
+    assert done.study.data.tags["mlflow.source.name"] == str(project)
+    run_id = done.study.info.run_id
+
+    told = CliRunner().invoke(main, ["resume", run_id])
+    assert told.exit_code == 2
+    assert (
+        f"""mlflow run {project} --backend hpo --backend-config '{{"resume": "{run_id}"}}'""" in told.output
+    )
+
+    done = search(project, {"resume": run_id, "trials": 2}, "-P", "epochs=2")
+    assert done.code == 0, done.output
+    assert [run.info.status for run in done.trials] == ["FINISHED"] * 2
+    assert done.attempts == [], "the first one is not trained again"
+
+
 def test_a_search_of_which_nothing_came_has_failed(search: Any, foreign: Callable[[str], Path]) -> None:
     keys = {**KEYS, "space": {"x": {"type": "float", "low": -2, "high": -1}}, "max_failures": 2, "workers": 1}
     done = search(foreign("counting"), keys, "-P", "epochs=1")
@@ -105,3 +130,31 @@ def test_a_metric_that_the_script_does_not_log(search: Any, foreign: Callable[[s
     assert "metric: 'score' is not among what the training reports at epoch 6: points" in done.output
     assert done.study.info.status == "FAILED"
     assert {run.info.status for run in done.trials} == {"FAILED"}
+
+
+CRASHING = """
+import os, signal, sys
+from pathlib import Path
+import mlflow
+
+mlflow.log_metric("score", 1.0, step=0)
+mlflow.log_metric("score", 2.0, step=1)
+crashed = Path("crashed")
+if not crashed.exists():
+    crashed.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_script_that_a_signal_ends_is_tried_again(search: Any, tmp_path: Path) -> None:
+    project = tmp_path / "crashing"
+    project.mkdir()
+    (project / "train.py").write_text(CRASHING)
+    done = search(project, {**KEYS, "max_resource": 2, "trials": 1}, "-e", "train.py")
+    assert done.code == 0, done.output
+    (trial,), (attempt,) = done.trials, done.attempts
+    assert trial.info.status == "FINISHED"
+    assert done.steps(trial, "score") == [0, 1], "nothing is there twice"
+    assert attempt.data.tags["mlflow.parentRunId"] == trial.info.run_id
+    assert trial.data.tags["hpo.attempt"] == "2"
+    assert "trying again: the script ended with signal SIGKILL" in trial.data.tags["hpo.warning"]

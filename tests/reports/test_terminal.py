@@ -115,7 +115,7 @@ def test_a_local_store_is_opened_by_mlflow_ui_and_no_password_is_printed():
 def test_an_empty_study_has_words_too():
     empty = study(trials=(), epochs=0)
     assert (states(empty), rungs(empty), best_line(empty)) == ("no trial yet", "", "none yet")
-    assert saved(empty) == "nothing trained yet"
+    assert saved(empty) == "nothing was trained"
 
 
 def watch(view_class, **options):

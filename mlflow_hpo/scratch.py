@@ -1,0 +1,61 @@
+"""Folders for what is needed only while a process lives."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+PREFIX = "mlflow-hpo-"
+LOCK = ".in-use"  # whoever holds a lock on this file in a folder still needs the folder
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Make a folder that is removed at the end, and remove those of processes that were killed before."""
+    remove_left_behind()
+    # what is still written there must not make a failure of a study that went well
+    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        with _held(folder):
+            yield folder
+
+
+def remove_left_behind() -> None:
+    """Remove the scratch folders of this user whose processes are gone."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if _is_abandoned(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Tell other processes that a folder is in use; however this one ends, its lock ends with it."""
+    if fcntl is None:
+        yield
+        return
+    unlocked = folder / f"{LOCK}.new"
+    with unlocked.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        unlocked.rename(folder / LOCK)  # nobody ever sees it there without its lock
+        yield
+
+
+def _is_abandoned(folder: Path) -> bool:
+    if fcntl is None or folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        return False
+    with (folder / LOCK).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
