@@ -123,12 +123,6 @@ class Ticks:
         pass
 
 
-def leaves_its_time(trial):
-    Path(trial.params["folder"], f"begun-{time.time()}").touch()
-    for epoch in trial.epochs():
-        trial.report(epoch, loss=1.0 / epoch)
-
-
 def search(train, listener, space=trainings.SPACE, **keys):
     keys = {"searcher": "random", "scheduler": "full", "trials": 1, "max_resource": 3, **keys}
     return Study(train, space, metric="loss", mode="min", seed=0, listener=listener, **keys)
@@ -143,7 +137,7 @@ def test_a_job_begins_while_its_run_is_created(store, gate, tmp_path):
         "folder": {"type": "categorical", "choices": [str(tmp_path)]},
         "x": {"type": "float", "low": 0.0, "high": 1.0},
     }
-    study = search(leaves_its_time, Ticks(ticked), space)
+    study = search(trainings.leaves_its_time, Ticks(ticked), space)
     study.run()
     [begun] = tmp_path.glob("begun-*")
     assert float(begun.name.removeprefix("begun-")) < gate.passed[0]

@@ -57,6 +57,13 @@ def saves_and_raises(trial):
         raise RuntimeError("after all")
 
 
+def leaves_its_time(trial):
+    """Leaves a file that tells when it began."""
+    Path(trial.params["folder"], f"begun-{time.time()}").touch()
+    for epoch in trial.epochs():
+        trial.report(epoch, loss=1.0 / epoch)
+
+
 def paced(trial):
     """As `with_checkpoints`, of 30 milliseconds an epoch."""
     with_checkpoints(trial, 0.03)
