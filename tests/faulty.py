@@ -3,7 +3,6 @@
 What a process remembers of its earlier attempts lies in its working directory.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -12,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from trainings import curve
+from trainings import curve, saved_epochs
 
 
 def first_time(name):
@@ -22,24 +21,6 @@ def first_time(name):
     except FileExistsError:
         return False
     return True
-
-
-def saved_epochs(trial, seconds=0.0):
-    """Train with checkpoints: yield after each epoch's checkpoint; then it is reported.
-
-    `length` is that of a history that only checkpoints carry from one attempt to the next.
-    """
-    path = trial.load_checkpoint()
-    history = json.loads(path.read_text()) if path else []
-    with tempfile.TemporaryDirectory() as folder:
-        for epoch in trial.epochs():
-            time.sleep(seconds)
-            history.append(epoch)
-            file = Path(folder) / "state.json"
-            file.write_text(json.dumps(history))
-            trial.save_checkpoint(file)
-            yield epoch
-            trial.report(epoch, loss=curve(trial.params, epoch), length=len(history))
 
 
 def dies_once(trial):

@@ -31,10 +31,11 @@ def whatever(trial):
         trial.report(epoch, loss=1.0 / epoch)
 
 
-def with_checkpoints(trial, seconds=0.0):
-    """`length` is that of a history that only checkpoints carry from one job to the next.
+def saved_epochs(trial, seconds=0.0):
+    """Train with checkpoints: yield after each epoch's checkpoint; then it is reported.
 
-    An epoch takes so many seconds.
+    `length` is that of a history that only checkpoints carry from one job, or attempt, to the next. An epoch
+    takes so many seconds.
     """
     path = trial.load_checkpoint()
     history = json.loads(path.read_text()) if path else []
@@ -45,7 +46,14 @@ def with_checkpoints(trial, seconds=0.0):
             file = Path(folder) / "state.json"
             file.write_text(json.dumps(history))
             trial.save_checkpoint(file)
+            yield epoch
             trial.report(epoch, loss=curve(trial.params, epoch), length=len(history))
+
+
+def with_checkpoints(trial, seconds=0.0):
+    """All of `saved_epochs`."""
+    for _ in saved_epochs(trial, seconds):
+        pass
 
 
 def saves_and_raises(trial):

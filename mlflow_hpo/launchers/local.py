@@ -32,6 +32,7 @@ from mlflow_hpo.launchers.base import (
     Warned,
 )
 from mlflow_hpo.launchers.copies import LocalCopies
+from mlflow_hpo.launchers.output import end_of
 from mlflow_hpo.launchers.uploader import Away, Back, Queued, Settled, Upload, inherited
 from mlflow_hpo.launchers.worker import Inherit, Interrupt, Located, Ready, Reply, Setup, staging_of
 
@@ -347,7 +348,7 @@ class LocalLauncher(Launcher):
             while worker.connection.poll():
                 events += self._heard(worker, worker.connection.recv())
         worker.connection.close()
-        tail = _tail(worker.log)
+        tail = end_of(worker.log, LOG_TAIL)
         stillborn = not worker.ready and not worker.killed
         self._stillborn += stillborn
         if stillborn and (code >= 0 or self._stillborn > BIRTHS):
@@ -410,9 +411,3 @@ def _kill(worker: _Worker) -> None:
     """Kill a worker and all that its training forked: they may hold the device."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(worker.process.pid, signal.SIGKILL)  # it began a session, so a group, of its own
-
-
-def _tail(log: Path) -> str:
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - LOG_TAIL))
-        return file.read().decode(errors="replace").strip()

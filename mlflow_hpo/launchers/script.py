@@ -27,6 +27,7 @@ from mlflow_hpo.launchers.base import (
     TrialJob,
     Warned,
 )
+from mlflow_hpo.launchers.output import end_of
 from mlflow_hpo.launchers.processes import TICK, Command, Guard
 from mlflow_hpo.launchers.progress import Progress
 from mlflow_hpo.launchers.project_contract import Project
@@ -312,8 +313,6 @@ def _signal(code: int) -> signal.Signals | None:
 
 def _end(log: Path, size: int) -> str:
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - size))
-            return file.read().decode(errors="replace").strip()
+        return end_of(log, size)
     except OSError:
         return ""

@@ -35,7 +35,7 @@ def to_json(study: StudySummary) -> bytes:
         name: getattr(study, name)
         for name in ("run_id", "name", "status", "metric", "mode", "searcher", "scheduler", "reason")
     }
-    trials = [_row(trial) | {"params": trial.params} for trial in study.trials]
+    trials = [trial.row() | {"params": trial.params} for trial in study.trials]
     return (as_json({"study": about, "trials": trials}) + "\n").encode()
 
 
@@ -65,28 +65,11 @@ def export(study: StudySummary, form: str) -> bytes:
 
 def _table(study: StudySummary) -> tuple[list[dict[str, Any]], list[str]]:
     rows = [
-        _row(trial) | {f"{PARAM}{name}": value for name, value in trial.params.items()}
+        trial.row() | {f"{PARAM}{name}": value for name, value in trial.params.items()}
         for trial in study.trials
     ]
     empty = TrialSummary(trial_id=0, run_id="", status="", params={})
-    return rows, list(dict.fromkeys(column for row in [_row(empty), *rows] for column in row))
-
-
-def _row(trial: TrialSummary) -> dict[str, Any]:
-    return {
-        "trial": trial.trial_id,
-        "run_id": trial.run_id,
-        "status": trial.status,
-        "bracket": trial.bracket,
-        "rung": trial.rung,
-        "epochs": trial.epochs,
-        "value": trial.value,
-        "best": trial.best,
-        "best_epoch": trial.best_epoch,
-        "seconds": trial.seconds,
-        "reason": trial.reason,
-        "infeasible": trial.infeasible,
-    }
+    return rows, list(dict.fromkeys(column for row in [empty.row(), *rows] for column in row))
 
 
 def _of_one_type(values: list[Any]) -> list[Any]:

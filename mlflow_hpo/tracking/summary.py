@@ -43,6 +43,23 @@ class TrialSummary:
     reason: str = ""
     infeasible: str = ""
 
+    def row(self, *, value: str = "value", best: str = "best") -> dict[str, Any]:
+        """Return all but the parameters, as a row of a table whose columns of values have these names."""
+        return {
+            "trial": self.trial_id,
+            "run_id": self.run_id,
+            "status": self.status,
+            "bracket": self.bracket,
+            "rung": self.rung,
+            "epochs": self.epochs,
+            value: self.value,
+            best: self.best,
+            "best_epoch": self.best_epoch,
+            "seconds": self.seconds,
+            "reason": self.reason,
+            "infeasible": self.infeasible,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class StudySummary:

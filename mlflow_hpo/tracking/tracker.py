@@ -478,18 +478,5 @@ def writable(text: str) -> str:
 
 
 def _row(trial: TrialSummary, metric: str) -> dict[str, Any]:
-    return {
-        "trial": trial.trial_id,
-        "run_id": trial.run_id,
-        "status": trial.status,
-        "bracket": trial.bracket,
-        "rung": trial.rung,
-        "epochs": trial.epochs,
-        metric: trial.value,
-        best_metric(metric): trial.best,
-        "best_epoch": trial.best_epoch,
-        "seconds": round(trial.seconds, 3),
-        "reason": trial.reason,
-        "infeasible": trial.infeasible,
-        **{f"params.{name}": value for name, value in trial.params.items()},
-    }
+    row = trial.row(value=metric, best=best_metric(metric)) | {"seconds": round(trial.seconds, 3)}
+    return row | {f"params.{name}": value for name, value in trial.params.items()}
