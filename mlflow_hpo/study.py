@@ -52,7 +52,7 @@ from mlflow_hpo.scratch import scratch_folder
 from mlflow_hpo.signals import interruptible
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.lease import LeaseLostError
-from mlflow_hpo.tracking.recovery import RESUMES, read_recording, settings_path
+from mlflow_hpo.tracking.recovery import REMEMBERED, RESUMES, read_recording, settings_path
 from mlflow_hpo.tracking.runs import TrialRun
 from mlflow_hpo.tracking.summary import CHANGED, MODEL, StudySummary, whose_model
 from mlflow_hpo.tracking.tracker import Tracker, as_yaml, writable
@@ -60,7 +60,6 @@ from mlflow_hpo.trial import Described, DescribedTraining
 
 TICK = 0.5  # seconds: how often limits and the view are looked at while nothing happens
 UPLOAD_PATIENCE = 3600.0  # seconds that the end of a study waits for checkpoints on their way to the store
-REMEMBERED = "hpo.remembered"  # tag of the parent run: so many trials are of earlier searches
 GOAL_REACHED = "goal reached"  # why a study, or a trial in it, ended
 GRACE = 10.0  # seconds that an interrupted trial gets to store its checkpoint
 

@@ -25,7 +25,7 @@ class Workshop:
     trial_run_id: str = ""
     done: set[str] = field(default_factory=set)
 
-    def run(self, script: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(self, script: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         """Run a script of the shell to its end; it fails where one of its commands does."""
         return subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],

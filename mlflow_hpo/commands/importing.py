@@ -18,8 +18,9 @@ def import_command(file: Path, as_json: bool, debug: bool) -> None:
     """Print the search.yaml that does what the FILE of another tool does.
 
     FILE is the YAML or JSON of a W&B sweep, or a mapping of parameters to Optuna's distributions, as Optuna
-    writes them as JSON, or to calls of Ray Tune such as tune.loguniform(1e-4, 1e-1). Nothing in it is executed.
-    What has no counterpart is told in comments; nothing is guessed. Exit code 1 where a parameter is left out.
+    writes them as JSON, or to calls of Ray Tune such as tune.loguniform(1e-4, 1e-1). Nothing in it is run.
+    What has no counterpart is told in comments; nothing is guessed. Exit code 1 where a parameter is left
+    out.
     """
     with reported(debug):
         from mlflow_hpo.config import load_config

@@ -75,7 +75,7 @@ def made_small(script: str, workshop: Workshop) -> str:
 
 @pytest.mark.parametrize("snippet", of("yaml", "json"))
 def test_settings_are_those_of_a_study(snippet: Snippet) -> None:
-    keys = json.loads(snippet.text) if snippet.language == "json" else yaml.load(snippet.text, Strict)  # noqa: S506
+    keys = json.loads(snippet.text) if snippet.language == "json" else yaml.load(snippet.text, Strict)
     if is_sweep(keys):
         keys = from_sweep(keys).keys
     if "project" in keys or snippet.page.stem == "projects":
