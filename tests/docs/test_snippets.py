@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mlflow_hpo.config import StudyConfig
 from mlflow_hpo.importing.sweeps import from_sweep, is_sweep
 from mlflow_hpo.preparation import make_optimizer
 
-LANGUAGES = {"python", "bash", "yaml", "json", "text"}
+LANGUAGES = {"python", "bash", "yaml", "json", "toml", "text"}
 SMALLER = [  # what a newcomer means to take a while
     (r"\s+#.*", ""),
     (r"(trials[= ])\d+", r"\g<1>2"),
@@ -81,6 +82,11 @@ def test_settings_are_those_of_a_study(snippet: Snippet) -> None:
     if "project" in keys or snippet.page.stem == "projects":
         keys["launcher"] = "project"
     make_optimizer(StudyConfig.parse(COMPLETE | keys))
+
+
+@pytest.mark.parametrize("snippet", of("toml"))
+def test_toml_is_well_formed(snippet: Snippet) -> None:
+    assert tomllib.loads(snippet.text)
 
 
 class Strict(yaml.SafeLoader):
