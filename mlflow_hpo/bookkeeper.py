@@ -89,7 +89,10 @@ class Bookkeeper:
         if entry.run is not None:
             entry.fresh = False
             self._tracker.status(entry.run_id, "RUNNING")
-            self._tracker.tags(entry.run_id, {"hpo.rung": str(job.rung)})
+            tags = {"hpo.rung": str(job.rung)}
+            if entry.reason:  # it was given up, and goes on all the same
+                entry.reason = tags["hpo.stop_reason"] = ""
+            self._tracker.tags(entry.run_id, tags)
             return entry
         entry.origin = origin
         entry.coming = self._create(entry, seed)

@@ -32,6 +32,7 @@ from mlflow_hpo.launchers.base import (
     Renewed,
     Reported,
     Sampled,
+    Slot,
     Trainable,
     TrialJob,
     Warned,
@@ -62,6 +63,7 @@ TICK = 0.5  # seconds: how often limits and the view are looked at while nothing
 UPLOAD_PATIENCE = 3600.0  # seconds that the end of a study waits for checkpoints on their way to the store
 REMEMBERED = "hpo.remembered"  # tag of the parent run: so many trials are of earlier searches
 GOAL_REACHED = "goal reached"  # why a study, or a trial in it, ended
+STOPPED_BY_SCHEDULER = "stopped by the scheduler"  # why a trial ended
 GRACE = 10.0  # seconds that an interrupted trial gets to store its checkpoint
 
 logger = logging.getLogger(__name__)
@@ -170,6 +172,7 @@ class Study:
         self._arrivals = Arrivals(self._arrived)
         self._away: float | None = None  # seconds for which the tracking store has been away
         self._replaying = self._recording is not None
+        self._replay: ReplayLauncher | None = None  # of a study that goes on
         self._feasibility = Feasibility(config.constraints)
 
     @property
@@ -268,10 +271,16 @@ class Study:
             self._books.remember(trial, self._launcher.slots[0])
         again = {trial_id: trial for trial_id, trial in trials.items() if trial_id >= remembered}
         self.optimizer.recall(
-            {trial_id: self.config.space.parse(each.texts) for trial_id, each in again.items() if each.texts}
+            {trial_id: self.config.space.parse(each.texts) for trial_id, each in again.items() if each.texts},
+            {trial_id: trial.reached for trial_id, trial in again.items() if trial.reached},
+            [
+                trial_id
+                for trial_id, trial in again.items()
+                if trial.status == "KILLED" and trial.reason.startswith(STOPPED_BY_SCHEDULER)
+            ],
         )
         self._remembered = remembered
-        self._launcher = ReplayLauncher(self._launcher, again, self._go_live)
+        self._launcher = self._replay = ReplayLauncher(self._launcher, again, self._go_live)
 
     def _go_live(self) -> None:
         """The record is told: from here on the study makes new history."""
@@ -304,6 +313,8 @@ class Study:
         while True:
             if not self._stopping:
                 self._hand_out()
+            if self._replay is not None and self._replay.at_end:
+                self._catch_up(self._replay)
             if not running and (self._stopping or not self._retries):
                 for trial_id in self._retries.give_up():  # until the study is resumed
                     self._books.interrupted(trial_id)
@@ -321,21 +332,32 @@ class Study:
     def _hand_out(self) -> None:
         """Fill the free slots. A new trial begins at once; what it tells is heard when its run is there."""
         while (slot := self._launcher.free_slot) is not None and (job := self._next_job()) is not None:
-            seed = trial_seed(self.config.seed, job.trial_id)
-            origin = "" if job.start else self._origins.pop(config_key(job.config), "")
-            entry = self._books.start(job, seed, slot, origin)
-            coming = entry.coming
-            self._launcher.submit(
-                slot,
-                TrialJob(
-                    *(job.trial_id, job.config, job.start, job.stop, seed),
-                    *(entry.location, entry.samples, job.rung, entry.run_id, entry.fresh),
-                    reached=entry.reported,
-                    watched=self.config.heartbeat_timeout is not None,
-                ),
-            )
-            if coming is not None:
-                self._arrivals.expect(job.trial_id, coming)
+            self._begin(job, slot)
+
+    def _catch_up(self, replay: ReplayLauncher) -> None:
+        """Let a trial go on that is known to have, though this time the search has decided otherwise.
+
+        What several workers told can have been heard in another order than it is told again.
+        """
+        if (job := self.optimizer.catch_up()) is not None:
+            self._begin(job, replay.extra_slot(job.trial_id))
+
+    def _begin(self, job: Job, slot: Slot) -> None:
+        seed = trial_seed(self.config.seed, job.trial_id)
+        origin = "" if job.start else self._origins.pop(config_key(job.config), "")
+        entry = self._books.start(job, seed, slot, origin)
+        coming = entry.coming
+        self._launcher.submit(
+            slot,
+            TrialJob(
+                *(job.trial_id, job.config, job.start, job.stop, seed),
+                *(entry.location, entry.samples, job.rung, entry.run_id, entry.fresh),
+                reached=entry.reported,
+                watched=self.config.heartbeat_timeout is not None,
+            ),
+        )
+        if coming is not None:
+            self._arrivals.expect(job.trial_id, coming)
 
     def _next_job(self) -> Job | None:
         return self._retries.next() or self.optimizer.ask()
@@ -393,7 +415,7 @@ class Study:
                 self._warn(f"trial {trial_id}: {absent}; it is infeasible until it does")
             decision = self.optimizer.report(trial_id, epoch, event.metrics[metric], feasible=not broken)
             if decision is Decision.STOP:
-                by = GOAL_REACHED if self.optimizer.goal_reached else "stopped by the scheduler"
+                by = GOAL_REACHED if self.optimizer.goal_reached else STOPPED_BY_SCHEDULER
                 entry.reason = f"{by} at epoch {epoch}"
                 go_on = False
             self._books.reported(trial_id, epoch, event.metrics, event.time, broken=broken)
@@ -408,6 +430,9 @@ class Study:
     def _take_end(self, event: Ended, entry: TrialEntry) -> None:
         trial_id, books = event.trial_id, self._books
         books.ledger.ended(trial_id, event.seconds)
+        if event.outcome is Outcome.UNFINISHED:
+            self._retries.put_off(entry.job)
+            return
         cause = self._retries.cause(event)
         if event.outcome is Outcome.FAILED and entry.reason and cause is not Cause.TRAINING:
             # it had been told to stop anyway

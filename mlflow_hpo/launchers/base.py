@@ -100,6 +100,7 @@ class Outcome(enum.Enum):
     COMPLETED = "completed"  # reached `stop`
     STOPPED = "stopped"  # told to end at a report, or interrupted
     FAILED = "failed"  # raised, died, or timed out
+    UNFINISHED = "unfinished"  # done as far as there was a slot for it; the rest is to be handed out again
 
 
 class Cause(enum.Enum):

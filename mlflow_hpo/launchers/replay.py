@@ -38,6 +38,9 @@ class ReplayLauncher(Launcher):
     the other launcher starts, and they go on from their last checkpoints. So a search is gone through again
     in the order in which it happened, as far as it is known, and within seconds.
 
+    As it takes no slot to tell of a job, there are `extra_slot`s: what is not recorded of a job in one of
+    them is left unfinished.
+
     Args:
         launcher: the one that runs what is not recorded.
         trials: the record; a trial whose run tells more than the epochs of one job is told job by job.
@@ -59,6 +62,15 @@ class ReplayLauncher(Launcher):
     def start(self, trainable: Any, services: Services, folder: Path) -> None:
         """Take note of what the other launcher will need."""
         self._start = lambda: self._launcher.start(trainable, services, folder)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether everything is told of the jobs handed in, and the other launcher is about to start."""
+        return self._start is not None and not self._replayed
+
+    def extra_slot(self, trial_id: int) -> Slot:
+        """Return a slot beyond those that there are, to tell of a trial."""
+        return replace(self.slots[0], number=-1 - trial_id)
 
     @property
     def free_slot(self) -> Slot | None:
@@ -155,6 +167,9 @@ class ReplayLauncher(Launcher):
             return Ended(job.trial_id, Outcome.FAILED, seconds, trial.reason)
         if _completed(trial, job):
             return Ended(job.trial_id, Outcome.COMPLETED, seconds)
+        if played.slot.number < 0:
+            del self._trials[job.trial_id]  # it is told
+            return Ended(job.trial_id, Outcome.UNFINISHED, 0.0)
         self._hand_on(played.slot, job)
         return None
 
