@@ -37,13 +37,20 @@ class Bookkeeper:
         config: the study's settings.
         optimizer: where values and states are looked up; it is never changed here.
         tracker: the study's runs.
+        slots: how many trials can run at once.
         trials_log: trials write what they report to their runs themselves.
     """
 
     def __init__(
-        self, config: StudyConfig, optimizer: Optimizer, tracker: Tracker, *, trials_log: bool = False
+        self,
+        config: StudyConfig,
+        optimizer: Optimizer,
+        tracker: Tracker,
+        *,
+        slots: int,
+        trials_log: bool = False,
     ) -> None:
-        self.ledger = Ledger(config.budget)
+        self.ledger = Ledger(config.budget, slots)
         self._config = config
         self._optimizer = optimizer
         self._tracker = tracker
@@ -227,6 +234,7 @@ class Bookkeeper:
             "trials_done": float(done),
             **{f"{name}_spent": float(used) for name, (used, _) in spent.items() if name != "hours"},
             "seconds_spent": ledger.seconds,
+            "slot_utilization": ledger.utilization,
         }
         if self._config.constraints:
             values["trials_infeasible"] = float(len(ledger.infeasible()))

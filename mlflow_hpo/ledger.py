@@ -62,21 +62,30 @@ class TrialEntry:
 
 
 class Ledger:
-    """Books of a study: one entry for each trial, and the sums that budgets look at."""
+    """Books of a study: one entry for each trial, and the sums that budgets look at.
 
-    def __init__(self, budget: Budget) -> None:
+    Args:
+        budget: the limits.
+        slots: how many trials can run at once.
+    """
+
+    def __init__(self, budget: Budget, slots: int) -> None:
         self.trials: dict[int, TrialEntry] = {}
         self.running: set[int] = set()
         self.epochs = 0
         self._budget = budget
         self._begin = time.monotonic()
         self._gpu_seconds = 0.0  # of the jobs that ended
+        self._slots = slots
+        self._driven = self._begin  # since when this driver has slots to fill
+        self._busy_seconds = 0.0  # of the jobs that ended since
 
     def restore(self, *, epochs: int, seconds: float, gpu_hours: float) -> None:
         """Go on from what a study had spent when it was broken off."""
         self.epochs = max(self.epochs, epochs)
         self._begin = time.monotonic() - seconds
         self._gpu_seconds = gpu_hours * 3600
+        self._driven, self._busy_seconds = time.monotonic(), 0.0
 
     @property
     def seconds(self) -> float:
@@ -90,6 +99,13 @@ class Ledger:
         entries = (self.trials[trial_id] for trial_id in self.running)
         running = sum((now - entry.begin) * entry.slot.gpus for entry in entries)
         return (self._gpu_seconds + running) / 3600
+
+    @property
+    def utilization(self) -> float:
+        """Which share of its slots' time the present driver has had jobs in them, from 0 to 1."""
+        now = time.monotonic()
+        running = sum(now - max(self.trials[trial_id].begin, self._driven) for trial_id in self.running)
+        return min(1.0, (self._busy_seconds + running) / (self._slots * max(now - self._driven, 1e-9)))
 
     def started(self, job: Job, slot: Slot) -> TrialEntry:
         """Book a job that was handed to a worker."""
@@ -118,6 +134,7 @@ class Ledger:
         entry = self.trials[trial_id]
         entry.seconds += seconds
         self._gpu_seconds += seconds * entry.slot.gpus
+        self._busy_seconds += seconds
         self.running.discard(trial_id)
         return entry
 

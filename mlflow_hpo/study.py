@@ -21,6 +21,7 @@ from mlflow_hpo.conclusion import check_failures, log_model, why_no_best
 from mlflow_hpo.config import StudyConfig, StudyKeys
 from mlflow_hpo.errors import ConfigError, StudyError
 from mlflow_hpo.feasibility import Feasibility
+from mlflow_hpo.idle_gpus import IdleGpus
 from mlflow_hpo.launchers import LAUNCHERS
 from mlflow_hpo.launchers.base import (
     Cause,
@@ -174,6 +175,7 @@ class Study:
         self._replaying = self._recording is not None
         self._replay: ReplayLauncher | None = None  # of a study that goes on
         self._feasibility = Feasibility(config.constraints)
+        self._idle_gpus = IdleGpus()
 
     @property
     def best(self) -> BestTrial | None:
@@ -205,12 +207,14 @@ class Study:
             raise StudyError("a study runs once: make a new one")
         self._begun = True
         if self._recording is None:
-            about = parent_run(self.config, self._facts, self._choice, self._warm_start)
+            about = parent_run(self._train, self.config, self._facts, self._choice, self._warm_start)
             self._tracker = Tracker.begin(**about, source=self._source)
         else:
             self._tracker = Tracker.resume(self._recording, take_over=self._take_over, source=self._source)
         self._books = Bookkeeper(
-            self.config, self.optimizer, self._tracker, trials_log=self._launcher.trials_log
+            *(self.config, self.optimizer, self._tracker),
+            slots=len(self._launcher.slots),
+            trials_log=self._launcher.trials_log,
         )
         self._notes = Notes(self._books, self._tracker, self._warn)
         try:
@@ -382,6 +386,7 @@ class Study:
                 entry.alive = math.inf if waits else time.monotonic()
             case Sampled(_, number, metrics, sampled):
                 entry.samples = number + 1
+                self._idle_gpus.sampled(metrics, entry.slot.env.get("CUDA_VISIBLE_DEVICES"))
                 self._tracker.metrics(entry.run_id, metrics, step=number, time=sampled)
             case CheckpointStored(trial_id, epoch, name):
                 self._books.checkpoint_stored(trial_id, epoch, name)
@@ -476,6 +481,7 @@ class Study:
         self._tracker.keep_lease()
         self._look_at_store()
         now, ledger = time.monotonic(), self._books.ledger
+        self._look_at_gpus(now)
         if not self._stopping and (why := "interrupted" if self._interrupted else ledger.exhausted()):
             self._stop(why)
         at_work = self._at_work()
@@ -509,6 +515,12 @@ class Study:
             message = f"the tracking store was away for {before:.0f} seconds"
             self._tracker.tags(self.run_id, {"hpo.warning": message})
             self._warn(f"{message}; nothing is lost")
+
+    def _look_at_gpus(self, now: float) -> None:
+        busy, uploads = len(self._books.ledger.running), self._launcher.uploads
+        if why := self._idle_gpus.look(now, busy=busy, slots=len(self._launcher.slots), uploads=uploads):
+            self._tracker.tags(self.run_id, {"hpo.warning": why})
+            self._warn(why)
 
     def _stop(self, reason: str) -> None:
         """Hand out no more jobs, and pause the running ones."""

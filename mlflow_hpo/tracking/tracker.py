@@ -12,13 +12,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import yaml
-from mlflow.entities import Run, RunTag
+from mlflow.entities import DatasetInput, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
@@ -116,6 +115,7 @@ class Tracker:
         tags: Mapping[str, str],
         params: Mapping[str, str],
         artifacts: Mapping[str, str],
+        data: DatasetInput | None = None,
         source: Mapping[str, str] | None = None,
     ) -> Tracker:
         """Begin a study: make its parent run, or take the one that `mlflow run` made.
@@ -128,6 +128,7 @@ class Tracker:
             params: params of the parent run.
             artifacts: texts for the parent run's artifacts, path -> content. They are written before any
                 trial starts, which shows that the artifact store can be written.
+            data: what is trained on, if that is known.
             source: tags of every run that say where the training code is from, where it is not this process.
 
         Raises:
@@ -141,6 +142,8 @@ class Tracker:
         tracker = cls(client, parent, context, lease)
         try:
             tracker.log_first(artifacts)
+            if data is not None:
+                ask(_cannot_write(), client.log_inputs, parent.info.run_id, [data])
         except BaseException as error:
             tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             tracker.close()
@@ -446,12 +449,6 @@ def _context(source: Mapping[str, str] | None) -> dict[str, str]:
 
 def _cannot_write() -> str:
     return f"MLFLOW_TRACKING_URI: cannot write to {public_uri(mlflow.get_tracking_uri())}"
-
-
-def packages() -> str:
-    """Return name==version of every installed distribution, a line each."""
-    found = {f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"]}
-    return "\n".join(sorted(found, key=str.lower)) + "\n"
 
 
 def as_yaml(data: Mapping[str, Any]) -> str:
