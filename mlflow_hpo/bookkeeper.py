@@ -288,16 +288,8 @@ class Bookkeeper:
         return StoredTrial(trial_id, paused, best, epoch, entry.checkpoints.keys())
 
     def best_found(self, best: BestTrial) -> None:
-        """Write the best configuration to the parent run, and wait until everything is written."""
+        """Write to the parent run which trial is the best, and wait until everything is written."""
         entry, tracker = self.ledger.trials[best.trial_id], self._tracker
-        found = {
-            "trial": best.trial_id,
-            "run_id": entry.run_id,
-            "epoch": best.resource,
-            self._config.metric.name: best.value,
-            "params": best.config,
-        }
-        tracker.log_text("best_config.yaml", as_yaml(found))
         infeasible = len(self.ledger.infeasible())
         tracker.describe(
             f"Best: **{self._config.metric.name} {best.value:.6g}** by trial {best.trial_id} "
@@ -306,6 +298,17 @@ class Bookkeeper:
         )
         tracker.tags(tracker.run_id, {"hpo.best_trial": str(best.trial_id), "hpo.best_run": entry.run_id})
         tracker.flush()
+
+    def write_best(self, best: BestTrial) -> None:
+        """Write the best configuration as an artifact."""
+        found = {
+            "trial": best.trial_id,
+            "run_id": self.ledger.trials[best.trial_id].run_id,
+            "epoch": best.resource,
+            self._config.metric.name: best.value,
+            "params": best.config,
+        }
+        self._tracker.log_text("best_config.yaml", as_yaml(found))
 
     def best_checkpoint(self, best: BestTrial, folder: Path) -> Path | None:
         """Return a local copy of the best epoch's checkpoint; None if there is none.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, Unpack
+from typing import Any, Protocol, TypeVar, Unpack
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from mlflow_hpo.auto import choose, is_auto, named
 from mlflow_hpo.bookkeeper import Bookkeeper
 from mlflow_hpo.conclusion import check_failures, log_model, why_no_best
 from mlflow_hpo.config import StudyConfig, StudyKeys
-from mlflow_hpo.errors import ConfigError, StudyError
+from mlflow_hpo.errors import ConfigError, StoreAwayError, StudyError
 from mlflow_hpo.feasibility import Feasibility
 from mlflow_hpo.idle_gpus import IdleGpus
 from mlflow_hpo.launchers import LAUNCHERS
@@ -68,6 +68,8 @@ STOPPED_BY_SCHEDULER = "stopped by the scheduler"  # why a trial ended
 GRACE = 10.0  # seconds that an interrupted trial gets to store its checkpoint
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Listener(Protocol):
@@ -170,6 +172,7 @@ class Study:
         self._deadline = 0.0  # until when running trials may store a checkpoint, once stopping
         self._overdue: set[int] = set()  # trials that did not make it by then
         self._interrupted = False
+        self._searched = False  # nothing is left but to write down how it ended
         self._arrivals = Arrivals(self._arrived)
         self._away: float | None = None  # seconds for which the tracking store has been away
         self._replaying = self._recording is not None
@@ -201,6 +204,7 @@ class Study:
 
         Raises:
             StudyError: the stores cannot be used, the metric is not reported, or no trial succeeded.
+            StoreAwayError: the search is over, but the tracking store is away; what it lacks is on the disk.
             KeyboardInterrupt: SIGINT or SIGTERM came; running trials stored a checkpoint and are paused.
         """
         if self._begun:
@@ -235,13 +239,16 @@ class Study:
                 if (size := self.optimizer.searcher.size) is not None:
                     self._tell(f"{self.summary().searcher} of {size} configurations")
                 self._loop()
+                self._searched = True
                 self._conclude(folder)
-            self._finish("KILLED" if self._interrupted else "FINISHED")
+            self._finish()
         except LeaseLostError:
             self._tracker.abandon()
             raise
         except BaseException as error:
-            if self._replaying:  # nothing new has happened
+            if self._searched and isinstance(error, StoreAwayError):
+                self._write_finish()  # into what is kept on the disk
+            elif self._replaying:  # nothing new has happened
                 self._tracker.abandon()
                 self._tracker.release_lease()
             else:
@@ -552,6 +559,7 @@ class Study:
             ledger = self._books.ledger
             raise StudyError(why_no_best(self.config, ledger, self._feasibility, self._stopping))
         self._books.best_found(self.best)
+        self._write(self._books.write_best, self.best)
         if isinstance(self._train, DescribedTraining) and not self._interrupted:
             self._log_model(self._train, self.best, folder)
         self._books.clear_checkpoints()
@@ -570,14 +578,26 @@ class Study:
         else:
             self._tracker.tags(self.run_id, {MODEL: of})
 
-    def _finish(self, status: str) -> None:
-        self._status = status
+    def _write(self, write: Callable[[T], None], what: T) -> None:
+        """Write an artifact. A search does not fail for a store that is away: a resume writes it, too."""
+        try:
+            write(what)
+        except StoreAwayError as error:
+            self._tracker.tags(self.run_id, {"hpo.warning": str(error)})
+            self._warn(f"{error}; `mlflow-hpo resume {self.run_id}` writes it when the store is back")
+
+    def _finish(self) -> None:
+        self._status = "KILLED" if self._interrupted else "FINISHED"
+        self._write(self._tracker.table, self.summary())
+        self._write_finish()
+        self._tracker.flush()
+
+    def _write_finish(self) -> None:
+        self._status = "KILLED" if self._interrupted else "FINISHED"
         if self._stopping:
             self._tracker.tags(self.run_id, {"hpo.stop_reason": self._stopping})
         self._books.progress()
-        self._tracker.table(self.summary())
-        self._tracker.finish(status)
-        self._tracker.flush()
+        self._tracker.finish(self._status)
 
     def _abort(self, error: BaseException) -> None:
         """Leave every run in a true state when the study breaks off; must not hide `error`."""

@@ -27,6 +27,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_
 from mlflow_hpo.errors import StudyError
 from mlflow_hpo.recording import RecordedTrial, Recording
 from mlflow_hpo.tracking.artifacts import check_writable
+from mlflow_hpo.tracking.away import in_one_line
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
 from mlflow_hpo.tracking.connect import (
     ask,
@@ -344,31 +345,39 @@ class Tracker:
         return None
 
     def table(self, record: StudySummary) -> None:
-        """Write the table of trials to the parent run, as CSV and as an MLflow table."""
+        """Write the table of trials to the parent run, as CSV and as an MLflow table.
+
+        Raises StudyError of one line where that fails: a StoreAwayError if it may succeed later.
+        """
         rows = [_row(trial, record.metric) for trial in record.trials]
         columns = list(dict.fromkeys(column for row in rows for column in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
-        self._log_text("trials.csv", text.getvalue())
+        self.log_text("trials.csv", text.getvalue())
         data = {column: [row.get(column) for row in rows] for column in columns}
         if MLFLOW_LOGGED_ARTIFACTS in self._tags:  # `log_table` would append to the one of before
             split = {"columns": columns, "data": [list(row) for row in zip(*data.values(), strict=True)]}
-            self._log_text("trials.json", json.dumps(split))
+            self.log_text("trials.json", json.dumps(split))
         else:
-            self._client.log_table(self.run_id, data, "trials.json")
+            with in_one_line("cannot write trials.json"), impatient():
+                self._client.log_table(self.run_id, data, "trials.json")
 
     def log_text(self, path: str, text: str) -> None:
-        """Write a text artifact to the parent run."""
-        self._log_text(path, text)
+        """Write a text artifact to the parent run.
+
+        Raises StudyError of one line where that fails: a StoreAwayError if it may succeed later.
+        """
+        with in_one_line(f"cannot write {path}"), impatient():
+            self._log_text(path, text)
 
     def log_later(self, path: str, text: str) -> None:
         """Write a text artifact to the parent run in the background; a failure is told, not raised."""
         self._in_background(f"cannot write {path}", self._log_text, path, text)
 
     def flush(self) -> None:
-        """Wait until everything is written. Raises StudyError if the store refuses it."""
+        """Wait until everything is written. Raises what `Writer.flush` does."""
         self._writer.flush()
 
     def describe(self, text: str) -> None:
