@@ -67,10 +67,14 @@ class Ledger:
     def __init__(self, budget: Budget) -> None:
         self.trials: dict[int, TrialEntry] = {}
         self.running: set[int] = set()
+        self.over: set[int] = set()  # trials that will not go on
         self.epochs = 0
         self._budget = budget
         self._begin = time.monotonic()
         self._gpu_seconds = 0.0  # of the jobs that ended
+        # of the running jobs, so that their GPU-hours need not be summed at each event
+        self._gpus = 0.0
+        self._gpus_times_begin = 0.0
 
     def restore(self, *, epochs: int, seconds: float, gpu_hours: float) -> None:
         """Go on from what a study had spent when it was broken off."""
@@ -86,9 +90,7 @@ class Ledger:
     @property
     def gpu_hours(self) -> float:
         """GPU-hours spent, those of running jobs included; a shared GPU counts by its share."""
-        now = time.monotonic()
-        entries = (self.trials[trial_id] for trial_id in self.running)
-        running = sum((now - entry.begin) * entry.slot.gpus for entry in entries)
+        running = time.monotonic() * self._gpus - self._gpus_times_begin
         return (self._gpu_seconds + running) / 3600
 
     def started(self, job: Job, slot: Slot) -> TrialEntry:
@@ -99,6 +101,9 @@ class Ledger:
         entry.alive = math.inf
         entry.trained = max(job.start, entry.reported)  # at most: it may go on from an earlier checkpoint
         self.running.add(job.trial_id)
+        self.over.discard(job.trial_id)
+        self._gpus += slot.gpus
+        self._gpus_times_begin += slot.gpus * entry.begin
         return entry
 
     def trained(self, trial_id: int, epoch: int) -> bool:
@@ -118,7 +123,12 @@ class Ledger:
         entry = self.trials[trial_id]
         entry.seconds += seconds
         self._gpu_seconds += seconds * entry.slot.gpus
-        self.running.discard(trial_id)
+        if trial_id in self.running:
+            self.running.remove(trial_id)
+            self._gpus -= entry.slot.gpus
+            self._gpus_times_begin -= entry.slot.gpus * entry.begin
+        if not self.running:  # what is left is an error of rounding
+            self._gpus = self._gpus_times_begin = 0.0
         return entry
 
     def infeasible(self) -> list[int]:
