@@ -227,11 +227,10 @@ class Bookkeeper:
     def progress(self) -> None:
         """Write the study's own metrics, one step for each call, and what is spent of which budget."""
         ledger, best = self.ledger, self._optimizer.best
-        done = sum(entry.status not in ("RUNNING", "SCHEDULED") for entry in ledger.trials.values())
         spent = ledger.spent()
         values = {
             "trials_started": float(len(ledger.trials)),
-            "trials_done": float(done),
+            "trials_done": float(len(ledger.over)),
             **{f"{name}_spent": float(used) for name, (used, _) in spent.items() if name != "hours"},
             "seconds_spent": ledger.seconds,
             "slot_utilization": ledger.utilization,
@@ -402,6 +401,8 @@ class Bookkeeper:
         if entry.reason:
             tags["hpo.stop_reason"] = entry.reason
         status = entry.status
+        if status not in ("RUNNING", "SCHEDULED"):
+            self.ledger.over.add(trial_id)
 
         def write(run: Future[TrialRun]) -> None:
             if run.exception() is None:

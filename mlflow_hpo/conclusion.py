@@ -23,10 +23,10 @@ def check_failures(ledger: Ledger, max_failures: int, *, any_value: bool) -> Non
         max_failures: so many.
         any_value: whether any trial reported a finite feasible value.
     """
+    if any_value:
+        return
     failures = ledger.failures()
-    succeeded = any_value or any(
-        ledger.trials[trial_id].status != "RUNNING" for trial_id in ledger.infeasible()
-    )
+    succeeded = any(ledger.trials[trial_id].status != "RUNNING" for trial_id in ledger.infeasible())
     if len(failures) >= max_failures and not succeeded:
         raise StudyError(
             f"max_failures: {len(failures)} trials failed and none succeeded, "

@@ -200,7 +200,7 @@ class StudyConfig(_Section):
     min_resource: Annotated[int, Field(gt=0)] = 1
     max_resource: Annotated[int, Field(gt=0)]
     trials: Annotated[int, Field(gt=0)] = 100
-    workers: Annotated[int, Field(gt=0, le=4096)] = 1
+    workers: Annotated[int, Field(gt=0, le=65536)] = 1
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     budget: Budget = Budget()
     points: tuple[dict[str, Any], ...] = ()

@@ -61,6 +61,33 @@ class TrialEntry:
         return list(zip(self.epochs, self.values, strict=True))
 
 
+class _Meter:
+    """What running jobs have used of something, each some amount a second; no sum over thousands of jobs."""
+
+    def __init__(self) -> None:
+        self._jobs = 0
+        self._amount = 0.0
+        self._amount_times_begin = 0.0
+
+    def add(self, amount: float, begin: float) -> None:
+        """Count a job from its begin on."""
+        self._jobs += 1
+        self._amount += amount
+        self._amount_times_begin += amount * begin
+
+    def remove(self, amount: float, begin: float) -> None:
+        """Count a job no more."""
+        self._jobs -= 1
+        self._amount -= amount
+        self._amount_times_begin -= amount * begin
+        if not self._jobs:  # what is left is an error of rounding
+            self._amount = self._amount_times_begin = 0.0
+
+    def until(self, now: float) -> float:
+        """Return what the running jobs have used."""
+        return self._amount * now - self._amount_times_begin
+
+
 class Ledger:
     """Books of a study: one entry for each trial, and the sums that budgets look at.
 
@@ -72,13 +99,16 @@ class Ledger:
     def __init__(self, budget: Budget, slots: int) -> None:
         self.trials: dict[int, TrialEntry] = {}
         self.running: set[int] = set()
+        self.over: set[int] = set()  # trials that will not go on
         self.epochs = 0
         self._budget = budget
         self._begin = time.monotonic()
         self._gpu_seconds = 0.0  # of the jobs that ended
+        self._gpus = _Meter()
         self._slots = slots
         self._driven = self._begin  # since when this driver has slots to fill
         self._busy_seconds = 0.0  # of the jobs that ended since
+        self._busy = _Meter()
 
     def restore(self, *, epochs: int, seconds: float, gpu_hours: float) -> None:
         """Go on from what a study had spent when it was broken off."""
@@ -86,6 +116,8 @@ class Ledger:
         self._begin = time.monotonic() - seconds
         self._gpu_seconds = gpu_hours * 3600
         self._driven, self._busy_seconds = time.monotonic(), 0.0
+        for trial_id in self.running:  # they begin only now
+            self._begin_now(self.trials[trial_id])
 
     @property
     def seconds(self) -> float:
@@ -95,27 +127,33 @@ class Ledger:
     @property
     def gpu_hours(self) -> float:
         """GPU-hours spent, those of running jobs included; a shared GPU counts by its share."""
-        now = time.monotonic()
-        entries = (self.trials[trial_id] for trial_id in self.running)
-        running = sum((now - entry.begin) * entry.slot.gpus for entry in entries)
-        return (self._gpu_seconds + running) / 3600
+        return (self._gpu_seconds + self._gpus.until(time.monotonic())) / 3600
 
     @property
     def utilization(self) -> float:
         """Which share of its slots' time the present driver has had jobs in them, from 0 to 1."""
         now = time.monotonic()
-        running = sum(now - max(self.trials[trial_id].begin, self._driven) for trial_id in self.running)
-        return min(1.0, (self._busy_seconds + running) / (self._slots * max(now - self._driven, 1e-9)))
+        busy = self._busy_seconds + self._busy.until(now)
+        return min(1.0, busy / (self._slots * max(now - self._driven, 1e-9)))
 
     def started(self, job: Job, slot: Slot) -> TrialEntry:
         """Book a job that was handed to a worker."""
         entry = self.trials.setdefault(job.trial_id, TrialEntry(job, slot))
         entry.job, entry.slot, entry.status = job, slot, "RUNNING"
-        entry.begin = entry.heard = time.monotonic()
+        self._begin_now(entry)
         entry.alive = math.inf
         entry.trained = max(job.start, entry.reported)  # at most: it may go on from an earlier checkpoint
         self.running.add(job.trial_id)
+        self.over.discard(job.trial_id)
         return entry
+
+    def _begin_now(self, entry: TrialEntry) -> None:
+        if entry.job.trial_id in self.running:
+            self._gpus.remove(entry.slot.gpus, entry.begin)
+            self._busy.remove(1.0, entry.begin)
+        entry.begin = entry.heard = time.monotonic()
+        self._gpus.add(entry.slot.gpus, entry.begin)
+        self._busy.add(1.0, entry.begin)
 
     def trained(self, trial_id: int, epoch: int) -> bool:
         """Book a report of `epoch`; return whether it is news, not an epoch trained for the second time."""
@@ -135,7 +173,10 @@ class Ledger:
         entry.seconds += seconds
         self._gpu_seconds += seconds * entry.slot.gpus
         self._busy_seconds += seconds
-        self.running.discard(trial_id)
+        if trial_id in self.running:
+            self.running.remove(trial_id)
+            self._gpus.remove(entry.slot.gpus, entry.begin)
+            self._busy.remove(1.0, entry.begin)
         return entry
 
     def infeasible(self) -> list[int]:

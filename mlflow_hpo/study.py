@@ -171,6 +171,7 @@ class Study:
         self._stopping = ""  # why no more jobs are handed out
         self._deadline = 0.0  # until when running trials may store a checkpoint, once stopping
         self._overdue: set[int] = set()  # trials that did not make it by then
+        self._looked = 0.0  # when the limits of the running trials were last looked at
         self._interrupted = False
         self._searched = False  # nothing is left but to write down how it ended
         self._arrivals = Arrivals(self._arrived)
@@ -487,11 +488,18 @@ class Study:
             return
         self._tracker.keep_lease()
         self._look_at_store()
-        now, ledger = time.monotonic(), self._books.ledger
-        self._look_at_gpus(now)
+        ledger = self._books.ledger
         if not self._stopping and (why := "interrupted" if self._interrupted else ledger.exhausted()):
             self._stop(why)
-        at_work = self._at_work()
+        now = time.monotonic()
+        if now - self._looked >= TICK:  # not at each event of thousands of trials
+            self._looked = now
+            self._look_at_gpus(now)
+            self._look_at_trials(now)
+
+    def _look_at_trials(self, now: float) -> None:
+        """Kill the trials that take too long."""
+        ledger, at_work = self._books.ledger, self._at_work()
         if self._stopping and now > self._deadline and not at_work:
             self._give_up_waiting()
         patience = self.config.heartbeat_timeout or math.inf
