@@ -133,7 +133,12 @@ class WorkerPool(Launcher):
 
     Args:
         slots: where the trials run.
+
+    Attributes:
+        checks: whether a worker that starts sees to it that it reaches the stores.
     """
+
+    checks = False
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         self.slots = slots
@@ -288,7 +293,7 @@ class WorkerPool(Launcher):
             )
         worker = _Worker(slot, process, Connection(ours.detach()), log)
         self._workers[slot.number] = worker
-        self._send(worker, Setup(self._payload, slot.device, str(self._folder)))
+        self._send(worker, Setup(self._payload, slot.device, str(self._folder), self.checks))
         return worker
 
     def _send(self, worker: _Worker, message: object) -> None:

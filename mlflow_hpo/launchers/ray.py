@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import sys
 import time
 import uuid
@@ -32,6 +33,7 @@ from mlflow_hpo.launchers.ray_cluster import Cluster, actor_options, environment
 from mlflow_hpo.launchers.ray_host import News, Orders, TrialHost
 
 FORCE = 10.0  # seconds that a host gets to kill its worker, before it is killed itself
+CREATION = "error raised in its creation task"  # Ray's words
 THREADS = 4  # of a host: one waits for news, one may be closing
 
 logger = logging.getLogger(__name__)
@@ -109,7 +111,7 @@ class RayLauncher(Launcher):
         self._study = uuid.uuid4().hex[:12]
         self._payload = the_ray().put(payload)
         for slot in self.slots:
-            self._spawn(slot)
+            self._spawn(slot, checks=True)
 
     @property
     def free_slot(self) -> Slot | None:
@@ -144,7 +146,7 @@ class RayLauncher(Launcher):
             events += self._hear(places[reference])
         for place in list(self._places.values()):
             if time.monotonic() > place.deadline:
-                events += self._lost(place, "it did not answer")
+                events += self._lost(place, "its Ray actor does not answer")
         return events
 
     def reply(self, trial_id: int, *, go_on: bool, best: bool) -> None:
@@ -199,17 +201,17 @@ class RayLauncher(Launcher):
         for place in self._places.values():
             _kill(place)
 
-    def _spawn(self, slot: Slot) -> None:
+    def _spawn(self, slot: Slot, *, checks: bool) -> None:
         ray = the_ray()
         made = ray.remote(TrialHost).options(
             **actor_options(self._resources), max_concurrency=THREADS, max_restarts=0
         )
         actor = made.remote()
         orders = Orders(
-            self._study, slot, self.jobs_per_worker, tuple(sys.path), os.getcwd(), self._environment
+            *(self._study, slot, self.jobs_per_worker, checks, tuple(sys.path), os.getcwd()),
+            environment=self._environment,
         )
-        actor.begin.remote(orders, self._payload)
-        self._places[slot.number] = _Place(slot, actor, actor.news.remote())
+        self._places[slot.number] = _Place(slot, actor, actor.begin.remote(orders, self._payload))
 
     def _call(self, place: _Place | None, method: str, *args: Any, **options: Any) -> None:
         """Call a method of a host's pool; a host that is lost is found by `wait`."""
@@ -226,9 +228,9 @@ class RayLauncher(Launcher):
         try:
             news: News = ray.get(place.news)
         except ray.exceptions.RayError as error:
-            return self._lost(place, _said(error))
+            return self._lost(place, _said(error), hopeless=_is_ours(error))
         if news.problem:
-            return self._lost(place, news.problem)
+            return self._lost(place, news.problem, hopeless=True)
         place.news = place.actor.news.remote()
         if news.ready and not place.ready:
             place.ready = True
@@ -238,14 +240,19 @@ class RayLauncher(Launcher):
             place.job, place.killed, place.deadline = None, "", math.inf
         return list(news.events)
 
-    def _lost(self, place: _Place, why: str) -> list[Event]:
-        """Replace an actor that is lost, and tell the end of its job."""
+    def _lost(self, place: _Place, why: str, *, hopeless: bool = False) -> list[Event]:
+        """Replace an actor that is lost, and tell the end of its job.
+
+        Raises:
+            StudyError: it could not start, and so did the others: `hopeless` says that it was no accident.
+        """
         _kill(place)
         if not place.ready:
             self._unborn += 1
-            if self._unborn > BIRTHS or not any(other.ready for other in self._places.values()):
-                raise StudyError(f"launcher: a worker could not start on the Ray cluster: {why}")
-        self._spawn(place.slot)
+            alone = not any(other.ready for other in self._places.values())
+            if self._unborn > BIRTHS or (hopeless and alone):
+                raise StudyError(f"launcher: no worker can start on the Ray cluster: {why}")
+        self._spawn(place.slot, checks=False)
         events: list[Event] = [
             Warned(
                 trial_id, f"the checkpoint of epoch {epoch} is lost with its machine: it was not stored yet"
@@ -271,9 +278,22 @@ def _kill(place: _Place) -> None:
         the_ray().kill(place.actor)
 
 
+def _is_ours(error: Exception) -> bool:
+    """Whether something was raised in an actor, such as by an import; it is not just lost with its node."""
+    errors = the_ray().exceptions
+    return isinstance(error, errors.RayTaskError | errors.RuntimeEnvSetupError) or CREATION in str(error)
+
+
 def _said(error: Exception) -> str:
-    """Return what Ray says of a lost actor in one line."""
-    return f"{' '.join(str(error).split()):.400}"
+    """Return what Ray tells of a lost actor, in one line."""
+    text = str(error).strip()
+    if _is_ours(error):
+        return f"{text.splitlines()[-1]:.400}"
+    if isinstance(error, the_ray().exceptions.ActorUnavailableError):
+        return "its Ray node does not answer any more"
+    if (told := re.search(r"actor (?:is dead|died) because (.+?)[.:\n]", text)) is not None:
+        return f"its Ray actor is lost, as {told[1]:.200}"
+    return f"its Ray actor is lost: {' '.join(text.split()):.300}"
 
 
 def _names(env: Any) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ class Orders:
         study: a name that no other study has.
         slot: where the trials run.
         jobs_per_worker: as `Launcher` has it.
+        checks: whether to see if this node reaches the stores.
         path, folder: where the driver finds modules, and where it runs; used as far as they are there, too.
         environment: variables for the worker process.
     """
@@ -44,6 +45,7 @@ class Orders:
     study: str
     slot: Slot
     jobs_per_worker: int | None
+    checks: bool
     path: Sequence[str]
     folder: str
     environment: Mapping[str, str] = field(repr=False)
@@ -102,8 +104,8 @@ class TrialHost:
         self._over = False
         self._thread: threading.Thread | None = None
 
-    def begin(self, orders: Orders, payload: bytes) -> None:
-        """Start the worker process; `payload` is what `packed` made."""
+    def begin(self, orders: Orders, payload: bytes) -> News:
+        """Start the worker process and return the first news; `payload` is what `packed` made."""
         import ray
 
         node = ray.get_runtime_context().get_node_id()
@@ -114,6 +116,7 @@ class TrialHost:
             target=self._serve, args=(orders, node, payload), daemon=True, name="mlflow-hpo-host"
         )
         self._thread.start()
+        return self.news()
 
     def call(self, number: int, method: str, *args: Any, **options: Any) -> None:
         """Call a method of the pool. Calls are numbered, as Ray may bring them in another order."""
@@ -146,7 +149,9 @@ class TrialHost:
         try:
             # what trials leave on this node serves all hosts of the study here
             with shared_folder(f"{orders.study}-{node}") as folder, contextlib.closing(pool):
+                pool.checks = orders.checks
                 pool.start_packed(payload, folder)
+                pool.checks = False  # a store that is away later is waited for
                 self._go_round(pool, Echo(folder / f"worker-{slot.number}.log"))
         except Exception as error:  # noqa: BLE001 - the driver must hear of it, whatever it is
             line = " ".join(str(error).split()) or type(error).__name__
