@@ -100,8 +100,8 @@ class Run:
 class NamedRun(Run):
     """Runs jobs of the functions of `trainings`, each new one for another trial."""
 
-    def __init__(self, tmp_path):
-        super().__init__(tmp_path, trainings.named)
+    def __init__(self, tmp_path, workers=1):
+        super().__init__(tmp_path, trainings.named, workers)
         self.trial_id = -1
 
     @property

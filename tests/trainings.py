@@ -70,6 +70,20 @@ def saves_and_raises(trial):
         raise RuntimeError("after all")
 
 
+def tells_its_device(trial):
+    """Which GPU it may use, how many threads, and on which of Ray's nodes it is."""
+    node = int(trial._channel._staging.folder.parent.name.rsplit("-")[-1][:12], 16)
+    gpu, threads = os.environ["CUDA_VISIBLE_DEVICES"], os.environ["OMP_NUM_THREADS"]
+    trial.report(1, cuda=float(gpu), threads=float(threads), node=node)
+
+
+def counts_variables(trial):
+    """How many variables of its environment have a value."""
+    seen = sum(value == trial.params["value"] for value in os.environ.values())
+    print("two of them" if seen == 2 else "another number", flush=True)
+    trial.report(1, seen=seen)
+
+
 def leaves_its_time(trial):
     """Leaves a file that tells when it began."""
     Path(trial.params["folder"], f"begun-{time.time()}").touch()

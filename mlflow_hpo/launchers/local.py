@@ -38,6 +38,7 @@ from mlflow_hpo.launchers.uploader import Away, Back, Queued, Settled, Upload, i
 from mlflow_hpo.launchers.worker import Inherit, Interrupt, Located, Ready, Reply, Setup, staging_of
 
 CLOSE_TIMEOUT = 10.0  # seconds that idle workers get to leave by themselves
+LAST_WORDS = 5.0  # seconds that a worker gets to exit that failed while it started
 LAST_UPLOADS = 600.0  # seconds that uploads under way get before the workers are stopped ...
 LAST_UPLOADS_AWAY = 10.0  # ... and those that wait for a store that is away
 TICK = 0.5  # seconds: how often it is looked whether all is stored
@@ -352,6 +353,9 @@ class WorkerPool(Launcher):
 
     def _bury(self, worker: _Worker, *, retired: bool = False) -> list[Event]:
         """Replace a dead or `retired` worker; its job has failed, what it had to store is handed on."""
+        if not worker.ready and not worker.killed:  # its exit code tells whether it makes sense to try again
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(LAST_WORDS)
         _kill(worker)  # it may have closed its pipe without dying
         code = worker.process.wait()
         events: list[Event] = []

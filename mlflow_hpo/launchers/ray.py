@@ -32,6 +32,7 @@ from mlflow_hpo.launchers.local import BIRTHS, LAST_UPLOADS, TICK, packed
 from mlflow_hpo.launchers.ray_cluster import Cluster, actor_options, environment, parse_resources, the_ray
 from mlflow_hpo.launchers.ray_host import News, Orders, TrialHost
 
+IDLE = 60.0  # seconds for which a slot without a job keeps its place in the cluster
 FORCE = 10.0  # seconds that a host gets to kill its worker, before it is killed itself
 CREATION = "error raised in its creation task"  # Ray's words
 THREADS = 4  # of a host: one waits for news, one may be closing
@@ -45,9 +46,11 @@ class _Place:
 
     slot: Slot
     actor: Any
-    news: Any  # the reference of what it tells next
+    news: Any  # the reference of what it tells next, or of its end
     calls: int = 0
     ready: bool = False
+    leaving: bool = False
+    idle: float = 0.0  # since when it has had no job
     job: TrialJob | None = None
     begin: float = 0.0
     killed: str = ""  # why we killed its job
@@ -60,7 +63,8 @@ class RayLauncher(Launcher):
 
     All actors are asked for at the start, so Ray knows what is wanted, places them as nodes have room, and
     an autoscaler brings nodes for those that wait. A slot takes jobs once its actor is there. If the actor or
-    its node is lost, its job has failed, and another actor is asked for.
+    its node is lost, its job has failed, and another actor is asked for. Actors that have no job for a minute
+    give back what they hold, all but one; once that one gets a job, the others are asked for again.
 
     Args:
         workers: number of slots.
@@ -100,6 +104,7 @@ class RayLauncher(Launcher):
             Slot(number, "cuda:0" if gpus else "cpu", gpus, dict(variables)) for number in range(workers)
         ]
         self._places: dict[int, _Place] = {}  # slot number -> place
+        self._released: list[Slot] = []  # slots without an actor
         self._unborn = 0  # actors in a row that were lost before they were ready
         self._hosts: dict[int, set[int]] = {}  # trial -> slots whose node may have copies of its checkpoints
 
@@ -116,8 +121,7 @@ class RayLauncher(Launcher):
     @property
     def free_slot(self) -> Slot | None:
         """The first slot whose actor is there and has no job."""
-        places = self._places.values()
-        return next((place.slot for place in places if place.ready and place.job is None), None)
+        return next((place.slot for place in self._idle()), None)
 
     def submit(self, slot: Slot, job: TrialJob) -> None:
         """Hand a job to the actor of `slot`."""
@@ -127,6 +131,10 @@ class RayLauncher(Launcher):
         place.job, place.begin = job, time.monotonic()
         self._hosts.setdefault(job.trial_id, set()).add(slot.number)
         self._call(place, "submit", slot, job)
+        if self.free_slot is None:
+            for released in self._released:
+                self._spawn(released, checks=False)
+            self._released.clear()
 
     def located(self, trial_id: int, location: str, run_id: str) -> None:
         """Tell the trial's host."""
@@ -147,6 +155,7 @@ class RayLauncher(Launcher):
         for place in list(self._places.values()):
             if time.monotonic() > place.deadline:
                 events += self._lost(place, "its Ray actor does not answer")
+        self._release()
         return events
 
     def reply(self, trial_id: int, *, go_on: bool, best: bool) -> None:
@@ -223,8 +232,25 @@ class RayLauncher(Launcher):
         places = self._places.values()
         return next((each for each in places if each.job is not None and each.job.trial_id == trial_id), None)
 
+    def _idle(self) -> list[_Place]:
+        places = self._places.values()
+        return [each for each in places if each.ready and each.job is None and not each.leaving]
+
+    def _release(self) -> None:
+        """Let actors end that have been without a job for long; one stays, for the next job."""
+        idle = sorted(self._idle(), key=lambda place: place.idle)
+        for place in idle[:-1]:
+            if not place.uploads and time.monotonic() - place.idle > IDLE:
+                place.leaving = True
+                place.news = place.actor.close.remote()
+
     def _hear(self, place: _Place) -> list[Event]:
         ray = the_ray()
+        if place.leaving:
+            _kill(place)
+            del self._places[place.slot.number]
+            self._released.append(place.slot)
+            return []
         try:
             news: News = ray.get(place.news)
         except ray.exceptions.RayError as error:
@@ -233,11 +259,12 @@ class RayLauncher(Launcher):
             return self._lost(place, news.problem, hopeless=True)
         place.news = place.actor.news.remote()
         if news.ready and not place.ready:
-            place.ready = True
+            place.ready, place.idle = True, time.monotonic()
             self._unborn = 0
         place.uploads = news.uploads
         if any(isinstance(event, Ended) for event in news.events):
             place.job, place.killed, place.deadline = None, "", math.inf
+            place.idle = time.monotonic()
         return list(news.events)
 
     def _lost(self, place: _Place, why: str, *, hopeless: bool = False) -> list[Event]:
