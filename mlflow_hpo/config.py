@@ -30,13 +30,19 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=250)]
 
 
 def _component(value: object) -> object:
-    """Check the form of a searcher or scheduler: "asha", or {"name": "asha", "eta": 3}."""
+    """Check the form of a searcher, scheduler or launcher: "asha", or {"name": "asha", "eta": 3}."""
     if (isinstance(value, str) and value) or (isinstance(value, dict) and "name" in value):
         return value
     raise ConfigError("", f"must be a name, or a mapping with a name and options, got {value!r:.100}")
 
 
+def _bare(value: object) -> object:
+    """Return a component without options as its name."""
+    return value["name"] if isinstance(value, dict) and value.keys() == {"name"} else value
+
+
 Component = Annotated[Any, BeforeValidator(_component)]
+Place = Annotated[Any, BeforeValidator(lambda value: _bare(_component(value)))]
 Space = Annotated[
     SearchSpace,
     BeforeValidator(lambda value: value if isinstance(value, SearchSpace) else SearchSpace(value)),
@@ -147,7 +153,7 @@ class StudyKeys(TypedDict, total=False):
     name: str
     data: str
     target: str
-    launcher: str
+    launcher: str | Mapping[str, Any]
     trial_timeout: float
     heartbeat_timeout: float
     max_retries: int
@@ -179,7 +185,7 @@ class StudyConfig(_Section):
         experiment: MLflow experiment; None for MLflow's own default.
         name: name of the parent run.
         data, target: data of the bundled training, and the column to predict where the data is a table.
-        launcher: where trials run.
+        launcher: where trials run: a name, or a mapping with ``name`` and options.
         trial_timeout: seconds that one job may take; a longer one is killed and its trial failed.
         heartbeat_timeout: seconds for which a training may give no sign of life; one that hangs longer is
             killed.
@@ -212,7 +218,7 @@ class StudyConfig(_Section):
     name: Name | None = None
     data: Name | None = None
     target: Name | None = None
-    launcher: Name = "local"
+    launcher: Place = "local"
     trial_timeout: Annotated[float, Field(gt=0)] | None = None
     heartbeat_timeout: Annotated[float, Field(gt=0)] | None = None
     max_retries: Annotated[int, Field(ge=0)] = 2

@@ -153,7 +153,7 @@ class Study:
             {} if self._recording is None else changes(StudyConfig.parse(self._recording.keys), config)
         )
         self.optimizer = make_optimizer(config)
-        self._launcher = LAUNCHERS.get(config.launcher)(config.workers)
+        self._launcher = LAUNCHERS.create(config.launcher, config.workers)
         self._launcher.jobs_per_worker = config.trials_per_worker
         self._retries = Retries(config.max_retries)
         self._launcher.check(train)
@@ -327,7 +327,7 @@ class Study:
                 self._hand_out()
             if self._replay is not None and self._replay.at_end:
                 self._catch_up(self._replay)
-            if not running and (self._stopping or not self._retries):
+            if not running and (self._stopping or not self._may_go_on):
                 for trial_id in self._retries.give_up():  # until the study is resumed
                     self._books.interrupted(trial_id)
                 self._go_live()
@@ -370,6 +370,11 @@ class Study:
         )
         if coming is not None:
             self._arrivals.expect(job.trial_id, coming)
+
+    @property
+    def _may_go_on(self) -> bool:
+        """Whether jobs may come while none runs: some wait, or there is no slot yet that could take one."""
+        return bool(self._retries) or self._launcher.free_slot is None
 
     def _next_job(self) -> Job | None:
         return self._retries.next() or self.optimizer.ask()

@@ -52,6 +52,9 @@ class Services(Protocol):
     def monitor(self) -> Monitor:
         """Open the machine's monitor."""
 
+    def check(self) -> None:
+        """Raise StudyError if checkpoints cannot be stored from this machine, which is not the driver's."""
+
     def environment(self, run_id: str, present: Mapping[str, str]) -> dict[str, str]:
         """Return an environment in which what a script logs goes to a run, made of the present one."""
 

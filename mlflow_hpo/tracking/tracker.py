@@ -26,7 +26,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_
 
 from mlflow_hpo.errors import StudyError
 from mlflow_hpo.recording import RecordedTrial, Recording
-from mlflow_hpo.tracking.artifacts import check_writable
+from mlflow_hpo.tracking.artifacts import check_shared, check_writable
 from mlflow_hpo.tracking.away import in_one_line
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
 from mlflow_hpo.tracking.connect import (
@@ -54,7 +54,22 @@ logger = logging.getLogger(__name__)
 
 
 class WorkerServices(Following):
-    """What workers need of the tracking room; it goes to them through a pipe and is written nowhere."""
+    """What workers need of the tracking room; it goes to them through a pipe and is written nowhere.
+
+    Args:
+        tracking_uri: of the store.
+        experiment_id: of the runs.
+        artifact_uri: root of the parent run's artifacts.
+    """
+
+    def __init__(self, tracking_uri: str, experiment_id: str, artifact_uri: str) -> None:
+        super().__init__(tracking_uri, experiment_id)
+        self._artifact_uri = artifact_uri
+
+    def check(self) -> None:
+        """Raise StudyError if checkpoints cannot be stored from this machine."""
+        check_shared(self._artifact_uri)
+        check_writable(self._artifact_uri, self._tracking_uri)
 
     def checkpoints(self, location: str) -> ArtifactCheckpoints:
         """Open the checkpoint store of the trial whose run has the artifact root `location`."""
@@ -99,7 +114,7 @@ class Tracker:
         self.run_name: str = parent.info.run_name
         self.experiment_id: str = parent.info.experiment_id
         self.artifact_uri: str = parent.info.artifact_uri
-        self.services = WorkerServices(self.tracking_uri, self.experiment_id)
+        self.services = WorkerServices(self.tracking_uri, self.experiment_id, self.artifact_uri)
         self._writer: Writer | KnownRunsWriter = Writer(client, study=self.run_id)
         self._known: dict[int, RecordedTrial] = {}
         if recording is not None:
