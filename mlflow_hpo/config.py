@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypedDict
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -39,6 +40,12 @@ def _component(value: object) -> object:
 def _bare(value: object) -> object:
     """Return a component without options as its name."""
     return value["name"] if isinstance(value, dict) and value.keys() == {"name"} else value
+
+
+def _gpus(value: float) -> float:
+    if value > 1 and value != int(value):
+        raise ConfigError("", f"must be a share of one GPU or a whole number, got {value:g}")
+    return value
 
 
 Component = Annotated[Any, BeforeValidator(_component)]
@@ -154,6 +161,7 @@ class StudyKeys(TypedDict, total=False):
     data: str
     target: str
     launcher: str | Mapping[str, Any]
+    gpus_per_trial: float
     trial_timeout: float
     heartbeat_timeout: float
     max_retries: int
@@ -186,6 +194,8 @@ class StudyConfig(_Section):
         name: name of the parent run.
         data, target: data of the bundled training, and the column to predict where the data is a table.
         launcher: where trials run: a name, or a mapping with ``name`` and options.
+        gpus_per_trial: a share of one GPU, or a whole number of them, for each trial; None to spread the
+            workers over the GPUs that there are.
         trial_timeout: seconds that one job may take; a longer one is killed and its trial failed.
         heartbeat_timeout: seconds for which a training may give no sign of life; one that hangs longer is
             killed.
@@ -219,6 +229,7 @@ class StudyConfig(_Section):
     data: Name | None = None
     target: Name | None = None
     launcher: Place = "local"
+    gpus_per_trial: Annotated[float, Field(ge=0), AfterValidator(_gpus)] | None = None
     trial_timeout: Annotated[float, Field(gt=0)] | None = None
     heartbeat_timeout: Annotated[float, Field(gt=0)] | None = None
     max_retries: Annotated[int, Field(ge=0)] = 2
@@ -253,6 +264,14 @@ class StudyConfig(_Section):
                     f"the study ends is its goal), got {str(constraint)!r}",
                 )
         return self
+
+    @property
+    def place(self) -> Any:
+        """The launcher with all that it is told of."""
+        if self.gpus_per_trial is None:
+            return self.launcher
+        named = {"name": self.launcher} if isinstance(self.launcher, str) else self.launcher
+        return {**named, "gpus_per_trial": self.gpus_per_trial}
 
     @classmethod
     def parse(cls, keys: Mapping[str, Any]) -> StudyConfig:

@@ -42,17 +42,18 @@ class IdleGpus:
         self._since: float | None = None
         self._start_over()
 
-    def sampled(self, metrics: Mapping[str, float], gpu: str | None) -> None:
+    def sampled(self, metrics: Mapping[str, float], gpus: str | None) -> None:
         """Take the system metrics of a running trial.
 
         Args:
             metrics: as MLflow's monitors name them.
-            gpu: the number of the GPU that it uses; None for all that there are.
+            gpus: the numbers of the GPUs that it uses, separated by commas; None for all that there are.
         """
+        its_own = None if gpus is None else gpus.split(",")
         uses = [
             value
             for name, value in metrics.items()
-            if (found := _UTILIZATION.fullmatch(name)) and gpu in (None, found[1])
+            if (found := _UTILIZATION.fullmatch(name)) and (its_own is None or found[1] in its_own)
         ]
         if not uses:
             return

@@ -153,7 +153,7 @@ class Study:
             {} if self._recording is None else changes(StudyConfig.parse(self._recording.keys), config)
         )
         self.optimizer = make_optimizer(config)
-        self._launcher = LAUNCHERS.create(config.launcher, config.workers)
+        self._launcher = LAUNCHERS.create(config.place, config.workers)
         self._launcher.jobs_per_worker = config.trials_per_worker
         self._retries = Retries(config.max_retries)
         self._launcher.check(train)

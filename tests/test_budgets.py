@@ -84,7 +84,7 @@ def test_epochs_that_are_trained_again_are_spent_and_no_news(clock):
 )
 def test_a_spent_budget_pauses_what_runs_and_a_larger_one_goes_on(store, monkeypatch, budget, more, reason):
     # each epoch takes an hour of one GPU, which two workers share
-    monkeypatch.setattr("mlflow_hpo.launchers.local.visible_gpus", lambda: ["0"])
+    monkeypatch.setattr("mlflow_hpo.launchers.slots.visible_gpus", lambda: ["0"])
     monkeypatch.setattr(Ledger, "seconds", property(lambda ledger: 3600.0 * ledger.epochs))
     monkeypatch.setattr(Ledger, "gpu_hours", property(lambda ledger: float(ledger.epochs)))
     study = Study(

@@ -34,6 +34,7 @@ from mlflow_hpo.launchers.base import (
 )
 from mlflow_hpo.launchers.copies import LocalCopies
 from mlflow_hpo.launchers.output import end_of
+from mlflow_hpo.launchers.slots import slots_here
 from mlflow_hpo.launchers.uploader import Away, Back, Queued, Settled, Upload, inherited
 from mlflow_hpo.launchers.worker import Inherit, Interrupt, Located, Ready, Reply, Setup, staging_of
 
@@ -47,52 +48,6 @@ BIRTHS = 20  # workers in a row that may be killed while they start before the s
 LOG_TAIL = 2_000  # characters of a dead worker's output that are worth keeping
 
 logger = logging.getLogger(__name__)
-
-
-def visible_gpus() -> list[str]:
-    """Return the ids of the CUDA devices that this process may use and that torch can use; [] when there is
-    none.
-
-    NVML is asked rather than torch: the driver process need not hold a CUDA context.
-    """
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is not None:
-        ids = [name.strip() for name in allowed.split(",") if name.strip() not in ("", "-1")]
-    else:
-        import pynvml
-
-        try:
-            pynvml.nvmlInit()
-            ids = [str(index) for index in range(pynvml.nvmlDeviceGetCount())]
-            pynvml.nvmlShutdown()
-        except pynvml.NVMLError:
-            return []
-    if not ids:
-        return []
-    import torch
-
-    return ids if torch.version.cuda is not None else []  # a CPU build of torch can't use them
-
-
-def make_slots(workers: int, gpus: list[str], cores: int) -> list[Slot]:
-    """Divide GPUs (round robin) and CPU threads among `workers` slots.
-
-    >>> [slot.env["CUDA_VISIBLE_DEVICES"] for slot in make_slots(3, ["0", "1"], 8)]
-    ['0', '1', '0']
-    >>> [slot.device for slot in make_slots(2, [], 8)]
-    ['cpu', 'cpu']
-    """
-    threads = str(max(1, cores // workers))
-    slots = []
-    for number in range(workers):
-        env = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-        if not gpus:
-            slots.append(Slot(number, "cpu", 0.0, env))
-            continue
-        gpu = number % len(gpus)
-        sharing = len(range(gpu, workers, len(gpus)))
-        slots.append(Slot(number, "cuda:0", 1 / sharing, {**env, "CUDA_VISIBLE_DEVICES": gpus[gpu]}))
-    return slots
 
 
 def packed(trainable: Any, services: Services) -> bytes:
@@ -420,15 +375,14 @@ class LocalLauncher(WorkerPool):
 
     Args:
         workers: number of processes.
+        gpus_per_trial: as `make_slots` has it.
 
     Raises:
-        ConfigError: `workers` is not 1 or more.
+        ConfigError: what `make_slots` raises.
     """
 
-    def __init__(self, workers: int) -> None:
-        if workers < 1:
-            raise ConfigError("workers", f"must be 1 or more, got {workers}")
-        super().__init__(make_slots(workers, visible_gpus(), len(os.sched_getaffinity(0))))
+    def __init__(self, workers: int, *, gpus_per_trial: float | None = None) -> None:
+        super().__init__(slots_here(workers, gpus_per_trial))
 
 
 def _deadly(upload: Upload) -> str:

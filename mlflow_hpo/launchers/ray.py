@@ -69,8 +69,9 @@ class RayLauncher(Launcher):
     Args:
         workers: number of slots.
         address: of the cluster, see `Cluster`.
-        resources_per_trial: what one trial takes, in Ray's names: ``CPU`` (1 by default), ``GPU``, ``memory``
-            in bytes, custom ones.
+        gpus_per_trial: a share of one GPU, or a whole number of them.
+        resources_per_trial: what one trial takes, in Ray's names: ``CPU`` (1 by default), ``GPU`` unless
+            `gpus_per_trial` says it, ``memory`` in bytes, custom ones.
         runtime_env: Ray's description of what workers need, without ``env_vars``.
         env: names of further environment variables that workers get from this process.
 
@@ -83,6 +84,7 @@ class RayLauncher(Launcher):
         workers: int,
         *,
         address: str | None = None,
+        gpus_per_trial: float | None = None,
         resources_per_trial: Mapping[str, float] | None = None,
         runtime_env: Mapping[str, Any] | None = None,
         env: Sequence[str] = (),
@@ -95,6 +97,10 @@ class RayLauncher(Launcher):
                 "address", f"must be auto, local, host:port or ray://host:port, got {shown(address)}"
             )
         self._resources = parse_resources(resources_per_trial)
+        if gpus_per_trial is not None:
+            if "GPU" in self._resources:
+                raise ConfigError("resources_per_trial.GPU", "must be left out where gpus_per_trial is given")
+            self._resources = parse_resources({**self._resources, "GPU": gpus_per_trial})
         self._environment = environment(_names(env))
         self._cluster = Cluster(address, _runtime_env(runtime_env))
         gpus = self._resources.get("GPU", 0.0)

@@ -23,7 +23,7 @@ from mlflow_hpo.launchers.base import (
     Reported,
     TrialJob,
 )
-from mlflow_hpo.launchers.local import LocalLauncher, make_slots
+from mlflow_hpo.launchers.local import LocalLauncher
 
 # workers can't import this file: it lies in no package, and only what is installed is on their path
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -206,16 +206,6 @@ def test_signals_of_the_terminal_do_not_reach_workers(start_jobs):
     run.launcher.reply(0, go_on=True, best=False)
     end, _ = run.to_end()
     assert end.outcome is Outcome.COMPLETED
-
-
-def test_threads_and_gpus_are_divided():
-    slots = make_slots(4, ["0", "3", "GPU-x"], 8)
-    assert [slot.env["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "3", "GPU-x", "0"]
-    assert [slot.gpus for slot in slots] == [0.5, 1.0, 1.0, 0.5]
-    assert {slot.device for slot in slots} == {"cuda:0"}
-    assert {slot.env["OMP_NUM_THREADS"] for slot in slots} == {"2"}
-    [slot] = make_slots(1, [], 8)
-    assert (slot.device, slot.gpus, slot.env["OMP_NUM_THREADS"]) == ("cpu", 0.0, "8")
 
 
 def test_workers_must_be_positive():
