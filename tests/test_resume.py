@@ -12,6 +12,8 @@ import trainings
 from crashes import Driver, searched_with_kills, told, wait_until_running
 
 from mlflow_hpo import ConfigError, Decision, Optimizer, SearchSpace, Study, StudyError, tune
+from mlflow_hpo.launchers import LAUNCHERS
+from mlflow_hpo.launchers.local import LocalLauncher
 from mlflow_hpo.recording import Reports
 from mlflow_hpo.tracking.reader import read_study
 from mlflow_hpo.tracking.recovery import read_recording
@@ -272,6 +274,30 @@ def test_crashes_lose_and_double_nothing_with_four_workers(store, tmp_path, requ
         assert int(tags["hpo.epochs"]) == max(steps)
         config = {name: float(value) if name != "kind" else value for name, value in params.items()}
         assert dict(points["loss"]) == {step: trainings.curve(config, step) for step in steps}
+
+
+class LateLauncher(LocalLauncher):
+    """Has no slot for anybody until it was waited for, as a cluster has whose nodes are still to come."""
+
+    waited = False
+
+    @property
+    def free_slot(self):
+        return super().free_slot if self.waited else None
+
+    def wait(self, timeout):
+        self.waited = True
+        return super().wait(timeout)
+
+
+def test_running_trials_go_on_where_slots_come_later(store, monkeypatch):
+    monkeypatch.setitem(LAUNCHERS._builtin, "late", LateLauncher)
+    whole = search()
+    part = search(budget={"epochs": 5}, max_resource=9)
+    assert "SCHEDULED" in {status for _, status, _, _ in told(store, part.run_id).values()}
+    resumed = go_on(part.run_id, budget={"epochs": 1000}, launcher="late")
+    assert told(store, part.run_id) == told(store, whole.run_id)
+    assert resumed.summary().epochs == whole.summary().epochs
 
 
 @pytest.mark.parametrize("seed", range(3))

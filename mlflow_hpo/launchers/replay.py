@@ -106,8 +106,8 @@ class ReplayLauncher(Launcher):
             event = self._next(played)
             if event is not None:
                 return [event]
-        if self._start is not None:
-            self._go_live()
+        if self._start is not None and (put_off := self._go_live()):
+            return put_off
         return self._launcher.wait(timeout)
 
     def reply(self, trial_id: int, *, go_on: bool, best: bool) -> None:
@@ -182,14 +182,21 @@ class ReplayLauncher(Launcher):
         else:
             self._waiting[slot.number] = slot, job
 
-    def _go_live(self) -> None:
+    def _go_live(self) -> list[Event]:
+        """Start the other launcher with the jobs that wait; those that it has no slot for yet are put off."""
         self._live()
         start, self._start = self._start, None
         if start is not None:
             start()
-        for slot, job in self._waiting.values():
-            self._launcher.submit(slot, job)
+        put_off: list[Event] = []
+        for _, job in self._waiting.values():
+            self._trials.pop(job.trial_id, None)  # it is told
+            if (free := self._launcher.free_slot) is not None:
+                self._launcher.submit(free, job)
+            else:
+                put_off.append(Ended(job.trial_id, Outcome.UNFINISHED, 0.0))
         self._waiting.clear()
+        return put_off
 
 
 def _has_more(trial: RecordedTrial, job: TrialJob) -> bool:
