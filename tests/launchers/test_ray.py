@@ -194,23 +194,22 @@ def test_a_node_that_does_not_reach_the_stores_is_told_before_the_first_trial(cl
 def test_faults_and_the_loss_of_a_node_lose_nothing_and_leave_nothing_behind(
     cluster, store, monkeypatch, request, wait_for
 ):
-    trials, pause = (200, 1.0) if request.config.getoption("full_size") else (20, 2.0)
+    trials, pause = (200, 1.0) if request.config.getoption("full_size") else (20, 4.0)
     mark = uuid.uuid4().hex
     monkeypatch.setenv("FAULTS", mark)
-    place = {"CPU": 0.25, "fault": 1}
-    nodes = [cluster.add_node(num_cpus=1, resources={"fault": 2}) for _ in range(2)]
-    launcher = {"name": "ray", "resources_per_trial": place, "env": ["FAULTS"]}
+    cluster.add_node(num_cpus=1, resources={"place": 2}, object_store_memory=80_000_000)
+    launcher = {"name": "ray", "resources_per_trial": {"CPU": 0.5, "place": 1}, "env": ["FAULTS"]}
     study = fault_suite.search(trials, launcher=launcher)
 
     killer = fault_suite.Killer(
         lambda random: random.choice(fault_suite.relatives(mark)).kill(), pause, seed=1
     )
-    wait, close, left = study._launcher.wait, study._launcher.close, []
+    wait, close, left, lost = study._launcher.wait, study._launcher.close, [], []
 
     def wait_and_lose_a_node(timeout):
-        if len(nodes) == 2 and killer.killed >= 3:
-            cluster.remove_node(nodes[0], allow_graceful=False)
-            nodes.append(cluster.add_node(num_cpus=1, resources={"fault": 2}))
+        if not lost and killer.killed >= 2:
+            lost.append(node_at_work(cluster))
+            cluster.remove_node(lost[0], allow_graceful=False)
         return wait(timeout)
 
     def look_and_close():
@@ -224,14 +223,23 @@ def test_faults_and_the_loss_of_a_node_lose_nothing_and_leave_nothing_behind(
     fault_suite.run(study, killer)
     assert left == [], "a slot is leaked"
     wait_for(lambda: fault_suite.relatives(mark) == [])
-    assert len(nodes) == 3, "no node was removed"
+    assert lost, "no node was removed"
     fault_suite.check(store, study, trials)
     assert Path("full").exists(), "the disk was never full"
     ray.init(address=cluster.address, logging_level=logging.WARNING)
     try:
-        wait_for(lambda: ray.available_resources().get("fault") == 4)
-        assert living_actors() == []
+        wait_for(lambda: living_actors() == [] and free() == free(ray.cluster_resources()))
     finally:
         ray.shutdown()
-    for node in nodes[1:]:
-        cluster.remove_node(node)
+
+
+def free(resources=None):
+    """What of the resources that trials take is free."""
+    resources = ray.available_resources() if resources is None else resources
+    return {name: resources.get(name) for name in ("CPU", "GPU", "place")}
+
+
+def node_at_work(cluster):
+    """One of the nodes that have trials."""
+    there = {actor["Address"]["NodeID"] for actor in living_actors()}
+    return next(node for node in cluster.worker_nodes if node.node_id in there)
