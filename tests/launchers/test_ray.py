@@ -1,19 +1,29 @@
 """The Ray launcher, on clusters of several nodes that all run on this machine."""
 
 import contextlib
+import importlib.util
 import logging
+import sys
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import fault_suite
 import pytest
 import trainings
+from crashes import told
 from launcher_contract import LauncherContract
 from launching import FolderServices, NamedRun
+from processes import free_port
 
-from mlflow_hpo import StudyError
-from mlflow_hpo.launchers.base import Cause, CheckpointStored, Ended, Outcome, Reported
+from mlflow_hpo import ConfigError, Study, StudyError
+from mlflow_hpo.launchers.base import Cause, CheckpointStored, Ended, Outcome, Reported, Slot
 from mlflow_hpo.launchers.ray import RayLauncher
+from mlflow_hpo.launchers.ray_cluster import Cluster, environment
+from mlflow_hpo.launchers.ray_host import Orders
+from mlflow_hpo.scratch import shared_folder
+from mlflow_hpo.tracking.artifacts import check_shared
+from mlflow_hpo.tracking.recovery import read_recording
 
 ray = pytest.importorskip("ray")
 
@@ -26,6 +36,8 @@ def cluster():
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RAY_AUTH_MODE", "disabled")
         head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80_000_000}
+        if importlib.util.find_spec("grpc"):
+            head["ray_client_server_port"] = free_port()
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
             for _ in range(2):
@@ -175,6 +187,19 @@ def living_actors():
     return [each for each in ray._private.state.actors().values() if each["State"] == "ALIVE"]
 
 
+def test_a_study_is_driven_from_afar_through_rays_client(cluster, start_jobs):
+    pytest.importorskip("grpc")
+    port = cluster.head_node._ray_params.ray_client_server_port
+    run = start_jobs(address=f"ray://127.0.0.1:{port}")
+    run.begin("with_checkpoints", stop=2)
+    assert run.to_end()[0].outcome is Outcome.COMPLETED
+    run.go_on("dies_for_positive", start=2, stop=4)
+    assert run.to_end()[0].reason == "the worker process died: signal SIGKILL"
+    run.go_on("with_checkpoints", start=2, stop=3)
+    _, events = run.to_end()
+    assert [event.metrics["length"] for event in events if isinstance(event, Reported)] == [3.0]
+
+
 class AwayServices(FolderServices):
     def check(self):
         raise StudyError("artifact store: file:///nowhere is no folder on this machine")
@@ -243,3 +268,144 @@ def node_at_work(cluster):
     """One of the nodes that have trials."""
     there = {actor["Address"]["NodeID"] for actor in living_actors()}
     return next(node for node in cluster.worker_nodes if node.node_id in there)
+
+
+# --- options, without a cluster
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resources_per_trial": 2}, "launcher.resources_per_trial: must be a mapping of resources"),
+        ({"resources_per_trial": {"gpu": 1}}, "resources_per_trial.gpu: is not what Ray calls it; .* 'GPU'?"),
+        ({"resources_per_trial": {"GPU": 1.5}}, "resources_per_trial.GPU: must be a share of one GPU or a"),
+        (
+            {"resources_per_trial": {"CPU": -1}},
+            "resources_per_trial.CPU: must be a finite number of 0 or more, got -1",
+        ),
+        (
+            {"resources_per_trial": {"tpu": "one"}},
+            "resources_per_trial.tpu: must be a finite number of 0 or more, got 'one'",
+        ),
+        ({"address": 8265}, "launcher.address: must be auto, local, host:port or ray://host:port, got 8265"),
+        ({"env": "TOKEN"}, "launcher.env: must be a list of names of environment variables, got 'TOKEN'"),
+        ({"env": ["NOT_SET_AT_ALL"]}, "launcher.env: 'NOT_SET_AT_ALL' is not set here"),
+        ({"runtime_env": "."}, "launcher.runtime_env: must be a mapping, as Ray has it, got '.'"),
+        (
+            {"runtime_env": {"env_vars": {"A": "b"}}},
+            "launcher.runtime_env.env_vars: is what Ray writes to its",
+        ),
+        ({"resources": {"CPU": 1}}, "launcher.resources: is no option of ray; .* 'resources_per_trial'?"),
+    ],
+)
+def test_a_wrong_option_is_told_before_anything_starts(options, message):
+    launcher = {"name": "ray", **options}
+    with pytest.raises(ConfigError, match=message):
+        Study(trainings.quick, trainings.SPACE, metric="loss", mode="min", max_resource=3, launcher=launcher)
+    assert not ray.is_initialized()
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"launcher: ray needs the extra: pip install 'mlflow-hpo\[ray\]'"):
+        Study(trainings.quick, trainings.SPACE, metric="loss", mode="min", max_resource=3, launcher="ray")
+
+
+def test_variables_go_along_by_name_only(monkeypatch):
+    for name in ("MLFLOW_TRACKING_PASSWORD", "AWS_SESSION_TOKEN", "MLFLOW_HPO_SPOOL", "EDITOR", "MY_TOKEN"):
+        monkeypatch.setenv(name, "hidden")
+    taken = environment(("MY_TOKEN",))
+    assert {"MLFLOW_TRACKING_PASSWORD", "AWS_SESSION_TOKEN", "MY_TOKEN"} <= taken.keys()
+    assert not {"MLFLOW_HPO_SPOOL", "EDITOR", "PATH"} & taken.keys()
+    orders = Orders("study", Slot(0, "cpu", 0.0), None, True, (), ".", environment=taken)
+    assert "hidden" not in repr(orders)
+
+
+def test_where_no_cluster_is_a_local_one_is_begun_and_only_there(monkeypatch):
+    asked = []
+
+    class NoRay:
+        def is_initialized(self):
+            return False
+
+        def init(self, address, **options):
+            asked.append(address)
+            if address != "local":
+                raise ConnectionError("Could not find any running Ray instance")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("mlflow_hpo.launchers.ray_cluster.the_ray", NoRay)
+    cluster = Cluster(None, None)
+    cluster.connect()
+    assert (asked, cluster.own) == (["auto", "local"], True)
+    with pytest.raises(StudyError, match="launcher.address: cannot use Ray at auto: Could not find any"):
+        Cluster("auto", None).connect()
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    with pytest.raises(StudyError, match="launcher.address: cannot use Ray at head:6379"):
+        Cluster(None, None).connect()
+
+
+def test_a_ray_of_our_own_will_not_grow_and_others_may(monkeypatch, caplog):
+    node = {"Alive": True, "Resources": {"CPU": 2.0}}
+    monkeypatch.setattr(
+        "mlflow_hpo.launchers.ray_cluster.the_ray", lambda: SimpleNamespace(nodes=lambda: [node])
+    )
+    cluster = Cluster(None, None)
+    cluster.check({"CPU": 1.0, "GPU": 0.5}, 4)
+    assert "no node of the Ray cluster can take a trial with {CPU: 1, GPU: 0.5}" in caplog.text
+    cluster.own = True
+    cluster.check({"CPU": 1.0}, 4)
+    assert "workers is 4, but this machine takes 2 trials at a time" in caplog.text
+    with pytest.raises(
+        ConfigError, match="launcher.resources_per_trial.GPU: must be at most what this machine"
+    ):
+        cluster.check({"CPU": 1.0, "GPU": 0.5}, 4)
+
+
+def test_the_folder_of_a_nodes_trials_goes_with_the_last_of_its_hosts():
+    name = f"test-{uuid.uuid4().hex}"
+    with shared_folder(name) as folder:
+        (folder / "mine").touch()
+        with shared_folder(name) as same:
+            assert (same / "mine").exists()
+        assert folder.exists()
+    assert not folder.exists()
+
+
+def test_an_artifact_folder_that_a_machine_lacks_is_named(tmp_path):
+    check_shared("s3://bucket/root")
+    check_shared(tmp_path.as_uri())
+    with pytest.raises(
+        StudyError, match="artifact store: file:///.*/lost is no folder on .* all machines share"
+    ):
+        check_shared((tmp_path / "lost").as_uri())
+
+
+def test_a_study_runs_on_a_ray_of_its_own_and_stops_it(store, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    place = {"name": "ray", "address": "local", "resources_per_trial": {"CPU": 0.5}}
+    keys = {
+        "metric": "loss",
+        "mode": "min",
+        "max_resource": 9,
+        "trials": 6,
+        "workers": 2,
+        "searcher": "random",
+    }
+    study = Study(
+        trainings.with_checkpoints,
+        trainings.SPACE,
+        scheduler={"name": "asha", "eta": 3},
+        launcher=place,
+        **keys,
+    )
+    best = study.run()
+    assert not ray.is_initialized()
+    runs = told(store, study.run_id)
+    assert sorted(runs) == list(range(6))
+    for _, status, tags, points in runs.values():
+        assert status in ("FINISHED", "KILLED")
+        assert points["length"] == [(epoch, epoch) for epoch in range(1, int(tags["hpo.epochs"]) + 1)]
+    assert best.resource == 9
+    recorded = read_recording(study.run_id).keys["launcher"]
+    assert recorded == place
