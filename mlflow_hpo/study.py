@@ -408,6 +408,8 @@ class Study:
     def _take_end(self, event: Ended, entry: TrialEntry) -> None:
         trial_id, books = event.trial_id, self._books
         books.ledger.ended(trial_id, event.seconds)
+        if not self._replaying:  # what is recorded was done before
+            entry.worked()
         cause = self._retries.cause(event)
         if event.outcome is Outcome.FAILED and entry.reason and cause is not Cause.TRAINING:
             # it had been told to stop anyway
