@@ -45,6 +45,7 @@ from mlflow_hpo.notes import Notes
 from mlflow_hpo.optimizer import BestTrial, Job
 from mlflow_hpo.preparation import describe, make_optimizer, mined_warm_start, parent_run
 from mlflow_hpo.recording import Recording
+from mlflow_hpo.reporting import Reporting
 from mlflow_hpo.resumption import changes, check_task, is_other_search, remember, resumed_keys
 from mlflow_hpo.retries import Retries
 from mlflow_hpo.schedulers.base import Decision
@@ -210,6 +211,8 @@ class Study:
             self.config, self.optimizer, self._tracker, trials_log=self._launcher.trials_log
         )
         self._notes = Notes(self._books, self._tracker, self._warn)
+        self._reporting = Reporting(self._books, self._tracker, self._warn)
+        mine = True  # what the runs say of how it ended
         try:
             if self._recording is not None:
                 self._go_back_to(self._recording)
@@ -231,10 +234,12 @@ class Study:
                 self._conclude(folder)
             self._finish("KILLED" if self._interrupted else "FINISHED")
         except LeaseLostError:
+            mine = False
             self._tracker.abandon()
             raise
         except BaseException as error:
             if self._replaying:  # nothing new has happened
+                mine = False
                 self._tracker.abandon()
                 self._tracker.release_lease()
             else:
@@ -242,6 +247,8 @@ class Study:
             raise
         finally:
             self._tracker.close()
+            if mine:
+                self._reporting.leave()
             if self._listener is not None:
                 self._listener.ended()
         if self._interrupted or self.best is None:
@@ -314,6 +321,7 @@ class Study:
             self._look_at_limits()
             if not self._replaying:
                 self._notes.take()
+                self._reporting.take()
                 self._books.keep_progress()
             if self._listener is not None:
                 self._listener.ticked()

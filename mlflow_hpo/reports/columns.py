@@ -22,9 +22,9 @@ STEPS = 400  # of the progress that the page draws
 def columns(study: StudyDetails) -> dict[str, Any]:
     """Return all that the page shows of a study; what is not finite is null.
 
-    Columns of trials have one value a trial. Of a categorical parameter a value is the place among its labels,
-    null where it is not active; texts are places in `texts`. Curves are `[[epoch, ...], [value, ...]]`, the
-    epochs being only their number where they are 1, 2, 3, ...
+    Columns of trials have one value a trial. Of a categorical parameter a value is the place among its
+    labels, null where it is not active; texts are places in `texts`. Curves are `[[epoch, ...], [value,
+    ...]]`, the epochs being only their number where they are 1, 2, 3, ...
     """
     summary, trials = study.summary, study.trials
     texts: dict[str, int] = {"": 0}

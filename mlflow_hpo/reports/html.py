@@ -1,7 +1,7 @@
 """The report: one page of HTML that needs nothing but a browser.
 
-The page is a frame (`report.html`), a style and a script of ours, plotly.js, and the studies as JSON; all in one
-file. What others wrote (names, choices, reasons) is in that JSON alone, and the script shows it as text.
+The page is a frame (`report.html`), a style and a script of ours, plotly.js, and the studies as JSON; all in
+one file. What others wrote (names, choices, reasons) is in that JSON alone, and the script shows it as text.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from mlflow_hpo.reports.columns import columns
 from mlflow_hpo.tracking.details import StudyDetails
 
 REPORT = "report.html"
+_PARTS = (  # of our script, in their order
+    *("text", "study", "filters", "plots", "progress", "rungs", "parameters", "workers", "tables", "about"),
+    *("comparison", "main"),
+)
 
 
 def page(studies: Sequence[StudyDetails]) -> str:
@@ -29,7 +33,7 @@ def page(studies: Sequence[StudyDetails]) -> str:
     """
     names = [study.summary.name or study.summary.run_id for study in studies]
     title = names[0] if len(names) == 1 else f"{len(names)} studies"
-    plotly, script = _script("plotly-cartesian.min.js"), _script("report.js")
+    plotly, script = _plotly(), _script()
     allowed = " ".join(f"'sha256-{_sha256(each)}'" for each in (plotly, script))
     return Template(_part("report.html")).substitute(
         csp=f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -53,16 +57,26 @@ def as_script_data(data: Mapping[str, Any]) -> str:
 
 
 @cache
+def _plotly() -> str:
+    return _whole(_part("plotly-cartesian.min.js"))
+
+
+@cache
+def _script() -> str:
+    parts = "\n".join(_part(f"{name}.js") for name in _PARTS)
+    return _whole(f'"use strict";\n(() => {{\n{parts}}})();\n')
+
+
 def _part(name: str) -> str:
     return (files("mlflow_hpo.reports") / "page" / name).read_text(encoding="utf-8")
 
 
-def _script(name: str) -> str:
-    text = _part(name)
-    if "</script" in text.lower() or "<!--" in text:
-        raise ValueError(f"{name} would end before its end")
-    return text
+def _whole(script: str) -> str:
+    if "</script" in script.lower() or "<!--" in script:
+        raise ValueError("the script would end before its end")
+    return script
 
 
+@cache
 def _sha256(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

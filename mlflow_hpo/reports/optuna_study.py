@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 def as_optuna(study: StudyDetails, storage: Any = None) -> optuna.Study:
     """Return a study as one of Optuna's.
 
-    Trials that have a feasible value are COMPLETE with the best one if they were fully trained, as are those
-    that were stopped early, which Optuna's importance and plots would leave out otherwise; failed ones are FAIL,
-    all others are left out. Every curve is there as intermediate values.
+    Trials that have a feasible value are COMPLETE with the best one, also where they were stopped early, as
+    Optuna's importance and plots would leave them out otherwise; failed ones are FAIL, and those without a
+    value are left out. Every curve is there as intermediate values.
 
     Args:
         study: what is recorded.
-        storage: one of Optuna's, or its URL; None for memory. The study there has this one's run id for a name.
+        storage: one of Optuna's, or its URL; None for memory. The study there is named by the run id.
 
     Raises:
         ConfigError: Optuna is not installed.

@@ -91,7 +91,9 @@ class StudyDetails:
     warm_start: Mapping[str, Any] | None = None
 
 
-def read_details(run_id: str, client: MlflowClient | None = None) -> StudyDetails:
+def read_details(
+    run_id: str, client: MlflowClient | None = None, curves: Mapping[str, Curve] | None = None
+) -> StudyDetails:
     """Return a study in all its details. Nothing is written.
 
     Curves are read from what the study has written down for all trials; only those of trials that went on
@@ -100,6 +102,7 @@ def read_details(run_id: str, client: MlflowClient | None = None) -> StudyDetail
     Args:
         run_id: the parent run.
         client: of the tracking store; without one the store is looked at first.
+        curves: of all trials, by run, where somebody knows them.
 
     Raises:
         ConfigError: `run_id` is no run, or not the parent run of a study.
@@ -112,7 +115,8 @@ def read_details(run_id: str, client: MlflowClient | None = None) -> StudyDetail
     space = read_space(run_id)
     runs = {run.info.run_id: run for run in trial_runs(client, parent)}
     summary = summarised(parent, space, runs.values())
-    curves = _curves(client, parent, runs.values())
+    if curves is None:
+        curves = _curves(client, parent, runs.values())
     experiment = ask(
         "MLFLOW_TRACKING_URI: cannot read the experiment", client.get_experiment, summary.experiment_id
     )
