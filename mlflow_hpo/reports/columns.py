@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from mlflow_hpo.reports.failures import grouped
 from mlflow_hpo.reports.importance import importance
 from mlflow_hpo.reports.text import STATES
-from mlflow_hpo.space import CategoricalParameter, Parameter, SearchSpace
+from mlflow_hpo.space import CategoricalParameter, Parameter
 from mlflow_hpo.tracking.connect import public_uri
 from mlflow_hpo.tracking.details import Progress, StudyDetails, TrialDetails
 
 FATES = tuple(STATES)  # a trial's status is its place here
 STEPS = 400  # of the progress that the page draws
+_INACTIVE = object()
 
 
 def columns(study: StudyDetails) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def columns(study: StudyDetails) -> dict[str, Any]:
         "settings": dict(study.settings),
         "best": summary.trials.index(ranked[0]) if ranked else None,
         "space": [_parameter(name, parameter) for name, parameter in study.space.items()],
-        "params": [_values(name, study.space, trials) for name in study.space.names],
+        "params": [_values(name, parameter, trials) for name, parameter in study.space.items()],
         "trials": {
             "id": [each.summary.trial_id for each in trials],
             "run": [each.summary.run_id for each in trials],
@@ -120,31 +120,18 @@ def _link(study: StudyDetails) -> str:
 def _parameter(name: str, parameter: Parameter) -> dict[str, Any]:
     about: dict[str, Any] = {"name": name, "type": parameter.type}
     if isinstance(parameter, CategoricalParameter):
-        return about | {"labels": _labels(parameter)}
+        return about | {"labels": [str(choice) for choice in parameter.choices]}
     written = parameter.to_dict()
     about |= {"low": written["low"], "high": written["high"], "log": written.get("log", False)}
     return about
 
 
-def _labels(parameter: CategoricalParameter) -> list[str]:
-    labels = [str(choice) for choice in parameter.choices]
-    if len(set(labels)) < len(labels):  # such as "1" beside 1
-        return [json.dumps(choice, ensure_ascii=False) for choice in parameter.choices]
-    return labels
-
-
-def _values(name: str, space: SearchSpace, trials: Iterable[TrialDetails]) -> list[Any]:
-    parameter = space[name]
-    found = [each.summary.params.get(name) for each in trials]
-    active = [name in each.summary.params for each in trials]
+def _values(name: str, parameter: Parameter, trials: Iterable[TrialDetails]) -> list[Any]:
+    found = [each.summary.params.get(name, _INACTIVE) for each in trials]
     if isinstance(parameter, CategoricalParameter):
-        places: Mapping[Any, int] = {_key(choice): place for place, choice in enumerate(parameter.choices)}
-        return [places[_key(each)] if there else None for each, there in zip(found, active, strict=True)]
-    return found
-
-
-def _key(choice: Any) -> Any:
-    return type(choice), choice  # 1, 1.0 and True are three choices
+        places = {str(choice): place for place, choice in enumerate(parameter.choices)}
+        return [None if value is _INACTIVE else places[str(value)] for value in found]
+    return [None if value is _INACTIVE else value for value in found]
 
 
 def _curve(trial: TrialDetails) -> list[Any]:

@@ -91,7 +91,7 @@ function cards() {
     ),
     card(
       "Trials",
-      `${T().id.length.toLocaleString("en")} of ${S.planned.toLocaleString("en")}`,
+      T().id.length === S.planned ? number(S.planned) : `${number(T().id.length)} of ${number(S.planned)}`,
       meter,
       [2, 3, 1, 0, 4]
         .map((k) => (counts[k] ? `${counts[k].toLocaleString("en")} ${FATES[k].word}` : ""))
@@ -247,7 +247,7 @@ function failuresSection() {
           el(
             "tr",
             {},
-            ["trials", "reason, as the first one had it", "which"].map((text) =>
+            ["trials", "reason, as the first one had it, and which trials failed"].map((text) =>
               el("th", { scope: "col" }, text),
             ),
           ),
@@ -272,24 +272,25 @@ function failuresSection() {
                       el("pre", { tabindex: "0" }, lines(group.traceback)),
                     )
                   : null,
-              ),
-              el(
-                "td",
-                {},
-                group.trials.slice(0, 12).map((id) => [
-                  el(
-                    "button",
-                    {
-                      class: "plain",
-                      type: "button",
-                      "aria-label": `all of trial ${id}`,
-                      onclick: () => showTrial(T().id.indexOf(id)),
-                    },
-                    String(id),
-                  ),
-                  " ",
-                ]),
-                group.count > 12 ? "…" : null,
+                el(
+                  "div",
+                  { class: "small" },
+                  group.count === 1 ? "trial " : "trials ",
+                  group.trials.slice(0, 12).map((id) => [
+                    el(
+                      "button",
+                      {
+                        class: "plain",
+                        type: "button",
+                        "aria-label": `all of trial ${id}`,
+                        onclick: () => showTrial(T().id.indexOf(id)),
+                      },
+                      String(id),
+                    ),
+                    " ",
+                  ]),
+                  group.count > 12 ? "…" : null,
+                ),
               ),
             ),
           ),

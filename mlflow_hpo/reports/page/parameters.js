@@ -42,7 +42,6 @@ function importanceSection() {
         caption: "Shares of the parameters",
         head: ["parameter", "share"],
         rows: shares,
-        numeric: true,
       }),
     };
   };
@@ -82,7 +81,7 @@ function ticks(p) {
   return [0, 0.5, 1].map((at) => [at, round(fromUnit(p, at))]);
 }
 function parallelSection() {
-  const draw = (width) => {
+  const draw = () => {
     const all = scored(shown);
     if (!all.length) return NOTHING;
     const axes = byImportance().slice(0, MOST.axes);

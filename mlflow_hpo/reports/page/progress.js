@@ -38,7 +38,7 @@ function incumbentSection() {
       hovertemplate: "best so far: %{y}<extra></extra>",
     };
     return {
-      traces: [...dots(drawn, at, (i) => T().best[i]), line],
+      traces: [...(at ? dots(drawn, at, (i) => T().best[i]) : []), line],
       layout: {
         xaxis: { title: { text: title }, rangemode: "tozero" },
         yaxis: { ...metricAxis(), ...(range ? { range } : {}) },
@@ -48,7 +48,6 @@ function incumbentSection() {
         caption: "The best value, where it became better",
         head: ["trials", "epochs", "seconds", S.metric],
         rows: steps,
-        numeric: true,
       }),
     };
   };
@@ -81,7 +80,7 @@ function curvesSection() {
     const points = all.reduce((sum, i) => sum + S.curves[i][1].length, 0);
     const room = (all.length * MOST.curvePoints) / Math.max(points, MOST.curvePoints);
     const drawn = sample(all, Math.max(20, Math.min(MOST.curves, Math.floor(room))));
-    const faint = Math.max(0.3, Math.min(1, Math.sqrt(60 / drawn.length)));
+    const faint = Math.max(0.45, Math.min(1, Math.sqrt(60 / drawn.length)));
     const best = valued(all).reduce(
       (a, b) => (a === null || better(T().best[b], T().best[a]) < 0 ? b : a),
       null,
@@ -152,7 +151,6 @@ function curvesSection() {
             T().best[i],
           ];
         }),
-        numeric: true,
       }),
     };
   };

@@ -57,7 +57,6 @@ function rungsSection() {
         caption: "Trials by rung",
         head: ["epoch", "reached it", ...RUNG],
         rows: rows.map((row) => [row.level, row.reached, ...row.parts]),
-        numeric: true,
       }),
     };
   };

@@ -1,7 +1,9 @@
 // Tables, page by page.
 
 const PAGE = 50; // rows of a table that are shown at a time
-function simpleTable({ caption, head, rows, numeric = false }) {
+function simpleTable({ caption, head, rows }) {
+  const isNumber = (cell) => typeof cell === "number" || cell === null || cell === undefined;
+  const numeric = head.map((_, k) => rows.length > 0 && rows.slice(0, PAGE).every((row) => isNumber(row[k])));
   const kept = rows.slice(0, MOST.table);
   let page = 0;
   const box = el("div");
@@ -11,15 +13,14 @@ function simpleTable({ caption, head, rows, numeric = false }) {
       el(
         "tr",
         {},
-        row.map((cell) => {
-          const isNumber = typeof cell === "number" || cell === null || cell === undefined;
-          return el("td", { class: isNumber ? "number" : null }, isNumber ? number(cell) : said(cell, 80));
-        }),
+        row.map((cell, k) =>
+          el("td", { class: numeric[k] ? "number" : null }, isNumber(cell) ? number(cell) : said(cell, 80)),
+        ),
       ),
     );
     const table = el(
       "table",
-      { class: "wide" },
+      { class: "wide data" },
       el(
         "caption",
         {},
@@ -34,10 +35,10 @@ function simpleTable({ caption, head, rows, numeric = false }) {
         el(
           "tr",
           {},
-          head.map((text) =>
+          head.map((text, k) =>
             el(
               "th",
-              { scope: "col", class: numeric ? "number" : null },
+              { scope: "col", class: numeric[k] ? "number" : null },
               text === "" ? el("span", { class: "hidden" }, "what") : said(text, 40),
             ),
           ),

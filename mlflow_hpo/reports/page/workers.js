@@ -145,7 +145,7 @@ function costSection() {
       note:
         `${number(S.epochs)} epochs instead of ${number(full)} for full training of every trial: ` +
         `${Math.round(100 * (1 - S.epochs / full))}% saved.`,
-      table: () => ({ caption: "Epochs", head: ["", "epochs"], rows, numeric: true }),
+      table: () => ({ caption: "Epochs", head: ["", "epochs"], rows }),
     };
   };
   const section = plotSection({
