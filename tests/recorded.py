@@ -92,7 +92,7 @@ def recorded(
     seconds = progress[-1].seconds
     return StudyDetails(
         summary=StudySummary(
-            *("f" * 32, name, "1", "sqlite:///mlflow.db", "FINISHED", metric, "max", "tpe", "asha"),
+            *(f"{seed:032x}", name, "1", "sqlite:///mlflow.db", "FINISHED", metric, "max", "tpe", "asha"),
             trials_planned=trials,
             max_resource=epochs,
             seconds=seconds,

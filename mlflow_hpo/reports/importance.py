@@ -31,7 +31,10 @@ def importance(study: StudyDetails) -> Importance:
     Source: Watanabe et al., PED-ANOVA, IJCAI 2023, and for conditional parameters Conditional PED-ANOVA,
     KDD 2026, as Optuna has them.
     """
-    valued = sum(each.best is not None and math.isfinite(each.best) for each in study.summary.trials)
+    valued = sum(
+        each.best is not None and math.isfinite(each.best) and each.status != "FAILED"
+        for each in study.summary.trials
+    )
     if valued < ENOUGH:
         return Importance({}, f"It takes {ENOUGH} trials with a value; there are {valued}.")
     try:

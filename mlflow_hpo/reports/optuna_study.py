@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -48,16 +48,20 @@ def as_optuna(study: StudyDetails, storage: Any = None) -> optuna.Study:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back Optuna's messages and its warnings of what is new."""
-    log = logging.getLogger("optuna")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """Hold back what Optuna would log in this thread: other threads may be at work with it, too."""
+    mine = threading.get_ident()
+
+    def is_of_others(record: logging.LogRecord) -> bool:
+        return record.thread != mine
+
+    handlers = list(logging.getLogger("optuna").handlers)
+    for handler in handlers:
+        handler.addFilter(is_of_others)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        log.setLevel(level)
+        for handler in handlers:
+            handler.removeFilter(is_of_others)
 
 
 def _counts(trial: TrialDetails) -> bool:
@@ -87,6 +91,11 @@ def _frozen(trial: TrialDetails, distributions: dict[str, Any]) -> Any:
     )
 
 
+def _highest(parameter: Parameter) -> Any:
+    """Return the last value: Optuna wants whole steps up to `high`."""
+    return parameter.value((parameter.size or 1) - 1)
+
+
 def _distribution(parameter: Parameter) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -94,7 +103,10 @@ def _distribution(parameter: Parameter) -> Any:
         case CategoricalParameter():
             return CategoricalDistribution(parameter.choices)
         case FloatParameter():
-            return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+            high = _highest(parameter) if parameter.step else parameter.high
+            return FloatDistribution(parameter.low, high, log=parameter.log, step=parameter.step)
         case IntParameter():
-            return IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step or 1)
+            return IntDistribution(
+                parameter.low, _highest(parameter), log=parameter.log, step=parameter.step or 1
+            )
     raise TypeError(type(parameter).__name__)

@@ -366,3 +366,20 @@ def test_mlflow_shows_the_report_of_the_parent_run(chromium, folder, parent):
         frame.locator("#plot-incumbent").scroll_into_view_if_needed()
         expect(frame.locator("#plot-incumbent .scatterlayer .trace").first).to_be_attached(timeout=60_000)
         context.close()
+
+
+def test_the_browser_runs_no_other_script_and_asks_no_server(chromium, tmp_path):
+    file = tmp_path / "report.html"
+    planted = "<script>window.planted = 1</script><img src=x onerror='window.planted = 2'>"
+    file.write_text(report_page([recorded()]).replace("<noscript>", f"{planted}<noscript>"), encoding="utf-8")
+    context = chromium.new_context()
+    page = context.new_page()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(file.as_uri())
+    expect(page.locator("#trials-table tbody tr").first).to_be_visible()
+    assert page.evaluate("window.planted") is None
+    code = "fetch('http://127.0.0.1:9/').then(() => 'answered', error => error.name)"
+    assert page.evaluate(code) == "TypeError"
+    assert [url for url in asked if not url.startswith("file:")] == []
+    context.close()

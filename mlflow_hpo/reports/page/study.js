@@ -91,15 +91,12 @@ const ofThem = (drawn, all, what) =>
     ? `${number(drawn)} of ${counted(all, what)} are drawn: the best, and an even choice of the others.`
     : "";
 function robust(values) {
-  // the range of an axis that a few far-off values do not squeeze
-  const sorted = values.filter((v) => v !== null).sort((a, b) => a - b);
+  // the range of an axis that a few far-off values do not squeeze: it begins where the best are told apart
+  const sorted = values.filter((v) => v !== null).sort(better);
   if (sorted.length < 8) return null;
-  const at = (q) => sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))];
-  const spread = Math.max(at(0.9) - at(0.1), 1e-12);
-  let [low, high] = [sorted[0], sorted[sorted.length - 1]];
-  if (S.mode === "min" && high > at(0.9) + 2 * spread) high = at(0.9) + spread / 2;
-  else if (S.mode === "max" && low < at(0.1) - 2 * spread) low = at(0.1) - spread / 2;
-  else return null;
-  const pad = (high - low) * 0.05;
-  return [low - pad, high + pad];
+  const [best, middle, worst] = [sorted[0], sorted[Math.floor(sorted.length / 2)], sorted[sorted.length - 1]];
+  const far = middle + 2.5 * (middle - best);
+  if (best === middle || better(worst, far) <= 0) return null;
+  const pad = Math.abs(far - best) * 0.05;
+  return best < far ? [best - pad, far] : [far, best + pad];
 }
