@@ -212,7 +212,7 @@ class Study:
         )
         self._notes = Notes(self._books, self._tracker, self._warn)
         self._reporting = Reporting(self._books, self._tracker, self._warn)
-        mine = True  # what the runs say of how it ended
+        mine = True  # whether the runs tell how this ended
         try:
             if self._recording is not None:
                 self._go_back_to(self._recording)

@@ -184,7 +184,7 @@ def take_report(page: Page, store: str, study: str, folder: Path, images: Path) 
     mlflow.set_tracking_uri(store)
     file = folder / "report.html"
     file.write_text(report_page([read_details(study)]), encoding="utf-8", newline="")
-    page.set_viewport_size({"width": 1280, "height": 1320})
+    page.set_viewport_size({"width": 1280, "height": 1360})
     page.goto(file.as_uri())
     page.locator("#plot-incumbent .scatterlayer .trace").first.wait_for()
     _shoot(page, images / "report.png")

@@ -212,6 +212,7 @@ def test_headings_sort_by_keyboard(opened):
     assert page.evaluate("document.activeElement.closest('th').innerText").startswith("learning_rate")
     expect(page.locator("#trials")).to_contain_text("page 1 of 3")
     page.locator("#trials").get_by_role("button", name="Last").press("Enter")
+    assert page.evaluate("document.activeElement.innerText") == "First"
     assert len(column(page, 1)) == 20
 
 

@@ -49,7 +49,7 @@ function simpleTable({ caption, head, rows }) {
     box.replaceChildren(
       el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": plain(caption) }, table),
       pages > 1
-        ? pager(page, pages, (to) => {
+        ? pager(box, page, pages, (to) => {
             page = to;
             fill();
           })
@@ -59,11 +59,20 @@ function simpleTable({ caption, head, rows }) {
   fill();
   return box;
 }
-function pager(page, pages, go) {
+function pager(box, page, pages, go) {
+  function turn(place, word) {
+    go(place); // makes other buttons: the keyboard stays where it was
+    (box.querySelector(`[data-go="${word}"]:enabled`) ?? box.querySelector("[data-go]:enabled")).focus();
+  }
   const to = (place, word) =>
     el(
       "button",
-      { type: "button", disabled: place < 0 || place >= pages || place === page, onclick: () => go(place) },
+      {
+        type: "button",
+        "data-go": word,
+        disabled: place < 0 || place >= pages || place === page,
+        onclick: () => turn(place, word),
+      },
       word,
     );
   return el(
@@ -175,7 +184,7 @@ function trialsSection() {
         ),
       ),
       rows.length
-        ? pager(page, pages, (to) => {
+        ? pager(box, page, pages, (to) => {
             page = to;
             fill();
           })
