@@ -16,10 +16,11 @@ from mlflow_hpo.optimizer import BestTrial, Job, Optimizer, TrialState
 from mlflow_hpo.recording import BROKEN_OFF, RecordedTrial, Recording
 from mlflow_hpo.retention import Retention, StoredTrial
 from mlflow_hpo.tracking.history import written_history
+from mlflow_hpo.tracking.jobs import JOBS, read_jobs, written_jobs
 from mlflow_hpo.tracking.recovery import ATTEMPT, CHECKPOINTS, SAMPLES
 from mlflow_hpo.tracking.runs import TrialRun
 from mlflow_hpo.tracking.summary import StudySummary, TrialSummary, best_metric
-from mlflow_hpo.tracking.tracker import Tracker, as_yaml
+from mlflow_hpo.tracking.tracker import TAG_LENGTH, Tracker, as_yaml
 
 BUDGET = "hpo.budget"  # tag of the parent run: spent / allowed, in words
 PROGRESS_INTERVAL = 60.0  # seconds: what a killed driver's study forgets at most of what it had spent
@@ -107,6 +108,7 @@ class Bookkeeper:
             entry.arrived(entry.coming.result())
         if (known := self._known.pop(job.trial_id, None)) is not None:
             entry.checkpoints, entry.samples = dict(known.checkpoints), known.samples
+            entry.jobs = list(read_jobs(known.tags.get(JOBS, "")))
             entry.attempt = int(known.tags.get(ATTEMPT, "1"))
             entry.failure = known.tags.get("hpo.warning", "")
             entry.fresh = False
@@ -396,6 +398,8 @@ class Bookkeeper:
             "hpo.seconds": f"{entry.seconds:.3f}",
             SAMPLES: str(entry.samples),
         }
+        if entry.jobs:
+            tags[JOBS] = written_jobs(entry.jobs, TAG_LENGTH)
         if record.best_value is not None:
             tags["hpo.best_epoch"] = str(record.best_resource)
         if entry.reason:

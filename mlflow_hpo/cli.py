@@ -15,7 +15,8 @@ import click
 
 from mlflow_hpo.commands.common import RUNTIME, reported
 from mlflow_hpo.commands.doctor import doctor
-from mlflow_hpo.commands.reading import best, export, list_command, show
+from mlflow_hpo.commands.reading import best, compare, export, list_command, show
+from mlflow_hpo.commands.report import report
 from mlflow_hpo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -281,5 +282,5 @@ def bundled_study(
     return train, keys
 
 
-for command in (show, list_command, best, export, doctor):
+for command in (show, list_command, best, compare, export, report, doctor):
     main.add_command(command)

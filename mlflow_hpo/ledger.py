@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from mlflow_hpo.config import Budget
 from mlflow_hpo.launchers.base import Slot
 from mlflow_hpo.optimizer import Job
+from mlflow_hpo.tracking.jobs import WorkedJob
 from mlflow_hpo.tracking.runs import TrialRun
 
 
@@ -31,6 +32,7 @@ class TrialEntry:
     attempt: int = 1  # how often it was started, and started again after a failure
     failure: str = ""  # why the attempt before failed, in words
     seconds: float = 0.0  # of the jobs that ended
+    jobs: list[WorkedJob] = field(default_factory=list)  # those that ended
     samples: int = 0  # of system metrics
     trained: int = 0  # the epoch that the present job has reached
     reported: int = 0  # the furthest epoch ever reported
@@ -54,6 +56,11 @@ class TrialEntry:
     def arrived(self, run: TrialRun) -> None:
         """Its run is there, and what it tells is heard."""
         self.run, self.coming, self.heard = run, None, time.monotonic()
+
+    def worked(self) -> None:
+        """Its present job is over, in its slot."""
+        now, worked = time.time(), time.monotonic() - self.begin
+        self.jobs.append(WorkedJob(self.slot.number, now - worked, now))
 
     @property
     def curve(self) -> list[tuple[int, float]]:

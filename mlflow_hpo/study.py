@@ -47,6 +47,7 @@ from mlflow_hpo.notes import Notes
 from mlflow_hpo.optimizer import BestTrial, Job
 from mlflow_hpo.preparation import describe, make_optimizer, mined_warm_start, parent_run
 from mlflow_hpo.recording import Recording
+from mlflow_hpo.reporting import Reporting
 from mlflow_hpo.resumption import changes, check_task, is_other_search, remember, resumed_keys
 from mlflow_hpo.retries import Retries
 from mlflow_hpo.schedulers.base import Decision
@@ -222,6 +223,8 @@ class Study:
             trials_log=self._launcher.trials_log,
         )
         self._notes = Notes(self._books, self._tracker, self._warn)
+        self._reporting = Reporting(self._books, self._tracker, self._warn)
+        mine = True  # whether the runs tell how this ended
         try:
             if self._recording is not None:
                 self._go_back_to(self._recording)
@@ -244,12 +247,14 @@ class Study:
                 self._conclude(folder)
             self._finish()
         except LeaseLostError:
+            mine = False
             self._tracker.abandon()
             raise
         except BaseException as error:
             if self._searched and isinstance(error, StoreAwayError):
                 self._write_finish()  # into what is kept on the disk
             elif self._replaying:  # nothing new has happened
+                mine = False
                 self._tracker.abandon()
                 self._tracker.release_lease()
             else:
@@ -257,6 +262,8 @@ class Study:
             raise
         finally:
             self._tracker.close()
+            if mine:
+                self._reporting.leave()
             if self._listener is not None:
                 self._listener.ended()
         if self._interrupted or self.best is None:
@@ -337,6 +344,7 @@ class Study:
             self._look_at_limits()
             if not self._replaying:
                 self._notes.take()
+                self._reporting.take()
                 self._books.keep_progress()
             if self._listener is not None:
                 self._listener.ticked()
@@ -451,6 +459,8 @@ class Study:
         if event.outcome is Outcome.UNFINISHED:
             self._retries.put_off(entry.job)
             return
+        if not self._replaying:  # what is recorded was done before
+            entry.worked()
         cause = self._retries.cause(event)
         if event.outcome is Outcome.FAILED and entry.reason and cause is not Cause.TRAINING:
             # it had been told to stop anyway

@@ -221,6 +221,11 @@ class Tracker:
         self._writer.status(self.run_id, "RUNNING")
 
     @property
+    def client(self) -> MlflowClient:
+        """For reading what is in the store."""
+        return self._client
+
+    @property
     def away(self) -> float | None:
         """For how many seconds the tracking store has been away; None while it answers."""
         return self._writer.away
