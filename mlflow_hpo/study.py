@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
 
 import numpy as np
 
@@ -55,15 +55,17 @@ from mlflow_hpo.scratch import scratch_folder
 from mlflow_hpo.signals import interruptible
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.lease import LeaseLostError
-from mlflow_hpo.tracking.recovery import RESUMES, read_recording, settings_path
+from mlflow_hpo.tracking.recovery import REMEMBERED, RESUMES, read_recording, settings_path
 from mlflow_hpo.tracking.runs import TrialRun
 from mlflow_hpo.tracking.summary import CHANGED, MODEL, StudySummary, whose_model
 from mlflow_hpo.tracking.tracker import Tracker, as_yaml, writable
 from mlflow_hpo.trial import Described, DescribedTraining
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 TICK = 0.5  # seconds: how often limits and the view are looked at while nothing happens
 UPLOAD_PATIENCE = 3600.0  # seconds that the end of a study waits for checkpoints on their way to the store
-REMEMBERED = "hpo.remembered"  # tag of the parent run: so many trials are of earlier searches
 GOAL_REACHED = "goal reached"  # why a study, or a trial in it, ended
 STOPPED_BY_SCHEDULER = "stopped by the scheduler"  # why a trial ended
 GRACE = 10.0  # seconds that an interrupted trial gets to store its checkpoint
@@ -200,6 +202,20 @@ class Study:
     def summary(self) -> StudySummary:
         """Return the state of the study as plain data, once it runs."""
         return self._books.summary(self._status, self._stopping)
+
+    def trials_dataframe(self) -> pd.DataFrame:
+        """Return the trials so far as a table, one a row: number, run, status, values, parameters and more.
+
+        The columns are those of `mlflow-hpo export`; those of parameters are called ``params.NAME``.
+
+        Raises:
+            StudyError: the study has not begun.
+        """
+        from mlflow_hpo.reports.export import to_dataframe  # for those who look only
+
+        if not self._begun:
+            raise StudyError("the study has no trials yet: run() it first")
+        return to_dataframe(self.summary())
 
     def run(self) -> BestTrial:
         """Run the study to its end and return the best trial.

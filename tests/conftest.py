@@ -13,6 +13,8 @@ import pytest
 from launching import Run, starting
 from mlflow.tracking import MlflowClient
 
+pytest.register_assert_rewrite("mlflow_hpo.testing")
+
 
 def pytest_addoption(parser):
     parser.addoption(

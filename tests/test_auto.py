@@ -1,5 +1,4 @@
 import pytest
-from conformance import SPACE
 
 from mlflow_hpo import ConfigError, Optimizer, SearchSpace
 from mlflow_hpo.auto import MOST_FEATURES, MOST_WORKERS, choose
@@ -8,6 +7,7 @@ from mlflow_hpo.schedulers.freeze_thaw import FreezeThawScheduler
 from mlflow_hpo.schedulers.full import FullScheduler
 from mlflow_hpo.searchers.freeze_thaw import FreezeThawSearcher
 from mlflow_hpo.searchers.tpe import TpeSearcher
+from mlflow_hpo.testing import SPACE
 
 
 def wide(features):

@@ -7,7 +7,6 @@ import re
 
 import numpy as np
 import pytest
-from conformance import SPACE
 
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.optimizer import BestTrial, Job, Optimizer, TrialState
@@ -17,6 +16,7 @@ from mlflow_hpo.searchers import SEARCHERS, Searcher
 from mlflow_hpo.searchers.random import RandomSearcher
 from mlflow_hpo.searchers.tpe import TpeSearcher
 from mlflow_hpo.space import SearchSpace
+from mlflow_hpo.testing import SPACE
 
 LINE = SearchSpace({"x": {"type": "float", "low": 0, "high": 1}})
 

@@ -115,6 +115,20 @@ def test_source_distribution_holds_what_the_wheel_is_built_of(distributions: Pat
     assert {"setup.cfg", "pyproject.toml", "README.md", "LICENSE"} | tracked("mlflow_hpo") <= names
 
 
+@pytest.mark.parametrize(
+    ("tool", "files"), [(("twine", "check", "--strict"), "*"), (("check_wheel_contents",), "*.whl")]
+)
+def test_package_indexes_would_take_them(distributions: Path, tool: tuple[str, ...], files: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *tool, *map(str, distributions.glob(files))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
 def test_what_is_tested_is_what_is_installed() -> None:
     distribution = importlib.metadata.distribution("mlflow-hpo")
     origin = json.loads(distribution.read_text("direct_url.json") or "{}")

@@ -9,12 +9,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import yaml
-from conformance import SPACE
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.space import MAX_NAME, MAX_TEXT, SearchSpace
+from mlflow_hpo.testing import SPACE
 
 finite = st.floats(-1e9, 1e9)
 positive = st.floats(1e-9, 1e9)

@@ -251,8 +251,18 @@ def test_what_cannot_be_paused_in_time_is_killed_but_has_not_failed(store, monke
     assert store.get_run(study.run_id).info.status == "FINISHED"
 
 
-def test_a_study_runs_once(store):
-    study = search(trainings.quick, trials=1, scheduler="full", max_resource=1)
+def test_a_study_runs_once_and_shows_its_trials_as_a_table(store):
+    keys = {"metric": "loss", "mode": "min", "searcher": "random", "scheduler": "full", "max_resource": 1}
+    study = Study(trainings.quick, SPACE, trials=3, **keys)
+    with pytest.raises(StudyError, match="the study has no trials yet"):
+        study.trials_dataframe()
+    best = study.run()
+    table = study.trials_dataframe()
+    assert list(table["trial"]) == [0, 1, 2]
+    assert set(table["status"]) == {"FINISHED"}
+    row = table.loc[table["best"].idxmin()]
+    assert (row["trial"], row["best"], row["params.x"]) == (best.trial_id, best.value, best.config["x"])
+    assert row["params.slope"] == best.config.get("slope") or math.isnan(row["params.slope"])
     with pytest.raises(StudyError, match="a study runs once: make a new one"):
         study.run()
 

@@ -6,10 +6,13 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow_hpo.reports.words import as_json, plain
 from mlflow_hpo.tracking.summary import StudySummary, TrialSummary
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PARAM = "params."  # begins the columns of parameters, so that none has the name of another column
 
@@ -51,6 +54,14 @@ def to_parquet(study: StudySummary) -> bytes:
     sink = io.BytesIO()
     parquet.write_table(table, sink)
     return sink.getvalue()
+
+
+def to_dataframe(study: StudySummary) -> pd.DataFrame:
+    """Return the trials as a table, one a row, with the columns of the other formats."""
+    import pandas as pd  # takes a while, and is needed here only
+
+    rows, columns = _table(study)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def export(study: StudySummary, form: str) -> bytes:

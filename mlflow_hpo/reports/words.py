@@ -29,13 +29,13 @@ def brief(text: str, longest: int = 100) -> str:
     return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."
 
 
-def as_json(data: Any) -> str:
-    """Return plain data as JSON in ASCII.
+def as_json(data: Any, indent: int | None = 2) -> str:
+    """Return plain data as JSON in ASCII, on one line if `indent` is None.
 
     >>> as_json({"value": float("nan"), "name": "é"})
     '{\\n  "value": null,\\n  "name": "\\\\u00e9"\\n}'
     """
-    return json.dumps(_finite(data), indent=2, allow_nan=False, default=str)
+    return json.dumps(_finite(data), indent=indent, allow_nan=False, default=str)
 
 
 def _finite(data: Any) -> Any:

@@ -65,14 +65,14 @@ class ArtifactCheckpoints:
 
     def names(self) -> list[tuple[int, str]]:
         """Return (epoch, name) of all stored checkpoints, newest epoch first."""
-        found = []
+        return sorted(((epoch_of(name) or 0, name) for name in self.sizes()), reverse=True)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the size in bytes of all stored checkpoints, by name; 0 where the store does not tell."""
         with in_one_line("cannot list the checkpoints"):
             infos = self._repository.list_artifacts(FOLDER)
-        for info in infos:
-            name = info.path.rsplit("/", 1)[-1]
-            if (epoch := epoch_of(name)) is not None:
-                found.append((epoch, name))
-        return sorted(found, reverse=True)
+        found = {info.path.rsplit("/", 1)[-1]: info.file_size or 0 for info in infos}
+        return {name: size for name, size in found.items() if epoch_of(name) is not None}
 
     def download(self, name: str, folder: Path) -> Path:
         """Fetch a checkpoint into `folder`.

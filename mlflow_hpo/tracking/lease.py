@@ -141,6 +141,12 @@ class Renewals:
             self._renewal = self._call(self._lease.renew)
 
 
+def driver(tags: Mapping[str, str]) -> str:
+    """Return who may be at work on the study whose parent run has these tags, in words; "" for nobody."""
+    found = _read(tags)
+    return f"process {found.get('pid')} on {found.get('host')}" if _at_work(found) else ""
+
+
 def _read(tags: Mapping[str, str]) -> dict[str, Any]:
     try:
         found = json.loads(tags.get(DRIVER) or "{}")

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping
 
 import mlflow
 from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.errors import StudyError
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.connect import ask, connect
+from mlflow_hpo.tracking.lease import driver
 from mlflow_hpo.tracking.runs import check_study, found_run, trial_runs
 from mlflow_hpo.tracking.summary import CHANGED, MODEL, StudySummary, TrialSummary, best_metric
 
@@ -68,6 +70,16 @@ def summarised(parent: Run, space: SearchSpace, runs: Iterable[Run]) -> StudySum
         reason=tags.get("hpo.stop_reason", ""),
         model=tags.get(MODEL, ""),
     )
+
+
+def who_drives(run_id: str) -> str:
+    """Return who may be at work on the study with this parent run, in words; "" for nobody.
+
+    Raises:
+        StudyError: the store is unreachable.
+    """
+    run = ask("MLFLOW_TRACKING_URI: cannot read the parent run", MlflowClient().get_run, run_id)
+    return driver(run.data.tags)
 
 
 def _changed(tags: Mapping[str, str]) -> dict[str, str]:

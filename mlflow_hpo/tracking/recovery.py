@@ -28,6 +28,7 @@ from mlflow_hpo.tracking.sync import sync
 
 ATTEMPT = "hpo.attempt"  # tag of a trial: how often it was started, and started again after a failure
 CHECKPOINTS = "hpo.checkpoints"  # tag of a trial: names of its checkpoints in the store by epoch, as JSON
+REMEMBERED = "hpo.remembered"  # tag of the parent run: so many trials are of earlier searches
 RESUMES = "hpo.resumes"  # tag of the parent run: how often the study was resumed
 SAMPLES = "hpo.samples"  # tag of a trial: how many samples of system metrics it has
 STEPS = "trials_done"  # the metric of the parent run that every step of the progress has
@@ -60,7 +61,7 @@ def read_recording(run_id: str) -> Recording:
     if tags.get("hpo.kind") == "resume" and "hpo.study" in tags:
         return read_recording(tags["hpo.study"])
     check_study(parent, "resume")
-    keys = _keys(run_id, int(tags.get(RESUMES, "0")))
+    keys = read_settings(parent)
     metrics = parent.data.metrics
     steps = ask("MLFLOW_TRACKING_URI: cannot read the progress", client.get_metric_history, run_id, STEPS)
     return Recording(
@@ -75,8 +76,13 @@ def read_recording(run_id: str) -> Recording:
     )
 
 
-def _keys(run_id: str, resumes: int) -> dict[str, Any]:
-    path = settings_path(resumes)
+def read_settings(parent: Run) -> dict[str, Any]:
+    """Return the search.yaml of a study, as it was last resumed.
+
+    Raises:
+        StudyError: it cannot be read, or is damaged.
+    """
+    run_id, path = parent.info.run_id, settings_path(int(parent.data.tags.get(RESUMES, "0")))
     try:
         with impatient():
             keys = yaml.safe_load(mlflow.artifacts.load_text(f"runs:/{run_id}/{path}"))

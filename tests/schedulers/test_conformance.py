@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
-from conformance import SPACE, Conformance, drive
 
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.optimizer import Optimizer
 from mlflow_hpo.schedulers import SCHEDULERS
+from mlflow_hpo.testing import SPACE, Conformance, drive
 
 
 def searcher_for(scheduler):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from conformance import Conformance
 
 from mlflow_hpo.schedulers import SCHEDULERS
 from mlflow_hpo.searchers import SEARCHERS
+from mlflow_hpo.testing import Conformance
 
 OPTIONS = {
     "grid": {"points": {"learning_rate": 6, "batch_size": 6, "beta": 6}},  # 1,116 configurations

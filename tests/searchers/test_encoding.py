@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
-from conformance import SPACE
 from hypothesis import given, strategies
 
 from mlflow_hpo.searchers.encoding import Encoding
 from mlflow_hpo.space import SearchSpace
+from mlflow_hpo.testing import SPACE
 
 
 @given(strategies.lists(strategies.floats(0, 1), min_size=len(SPACE), max_size=len(SPACE)))

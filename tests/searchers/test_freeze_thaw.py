@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from conformance import SPACE, drive
 
 from mlflow_hpo import ConfigError, Optimizer, SearchSpace
 from mlflow_hpo.optimizer import TrialState
 from mlflow_hpo.searchers.belief import Belief
 from mlflow_hpo.searchers.freeze_thaw import FreezeThawSearcher
+from mlflow_hpo.testing import SPACE, drive
 
 PLANE = SearchSpace({name: {"type": "float", "low": 0, "high": 1} for name in ("x", "y")})
 

@@ -10,7 +10,6 @@ from statistics import median, stdev
 import numpy as np
 import pytest
 import torch
-from conformance import SPACE, drive
 
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.optimizer import Optimizer
@@ -19,6 +18,7 @@ from mlflow_hpo.searchers.gp import GpSearcher
 from mlflow_hpo.searchers.sobol import SobolSearcher
 from mlflow_hpo.searchers.surrogate import Surrogate
 from mlflow_hpo.space import SearchSpace
+from mlflow_hpo.testing import SPACE, drive
 
 LINE = SearchSpace({"x": {"type": "float", "low": 0, "high": 1}})
 

@@ -3,13 +3,13 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from conformance import SPACE, drive
 
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.optimizer import Optimizer
 from mlflow_hpo.searchers import SEARCHERS
 from mlflow_hpo.searchers.grid import MAX_SIZE, GridSearcher
 from mlflow_hpo.space import SearchSpace
+from mlflow_hpo.testing import SPACE, drive
 
 TREE = SearchSpace(
     {

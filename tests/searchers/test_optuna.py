@@ -9,13 +9,13 @@ from statistics import mean
 import numpy as np
 import optuna
 import pytest
-from conformance import SPACE, drive
 
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.optimizer import Optimizer
 from mlflow_hpo.searchers import SEARCHERS
 from mlflow_hpo.searchers.optuna import OptunaSearcher
 from mlflow_hpo.space import SearchSpace
+from mlflow_hpo.testing import SPACE, drive
 
 LINE = SearchSpace({"x": {"type": "float", "low": 0, "high": 1}})
 SAMPLERS = ["tpe", "cmaes", "qmc", "random", "nsgaii", "nsgaiii"]

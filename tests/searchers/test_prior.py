@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from conformance import SPACE, drive, error
 from scipy.optimize import approx_fprime
 
 from mlflow_hpo import ConfigError, History, Optimizer, SearchSpace
 from mlflow_hpo.searchers.curve_model import CurveModel, Points
+from mlflow_hpo.testing import SPACE, drive, error
 
 PLANE = SearchSpace({name: {"type": "float", "low": 0, "high": 1} for name in ("x", "y")})
 AUTO = {"searcher": "freeze_thaw", "scheduler": "freeze_thaw"}

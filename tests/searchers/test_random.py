@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from conformance import SPACE
-
 from mlflow_hpo.searchers.random import RandomSearcher
+from mlflow_hpo.testing import SPACE
 
 
 def test_a_proposal_depends_on_the_seed_and_the_trial_alone():

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-from conformance import SPACE
 from scipy.stats import qmc
 
 from mlflow_hpo.errors import ConfigError
@@ -9,6 +8,7 @@ from mlflow_hpo.searchers import SEARCHERS
 from mlflow_hpo.searchers.random import RandomSearcher
 from mlflow_hpo.searchers.sobol import SobolSearcher
 from mlflow_hpo.space import SearchSpace
+from mlflow_hpo.testing import SPACE
 
 
 def cube(dimensions):

@@ -7,13 +7,13 @@ from statistics import mean, stdev
 
 import numpy as np
 import pytest
-from conformance import SPACE, drive, error
 
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.optimizer import Optimizer
 from mlflow_hpo.searchers import SEARCHERS
 from mlflow_hpo.searchers.tpe import TpeSearcher
 from mlflow_hpo.space import SearchSpace
+from mlflow_hpo.testing import SPACE, drive, error
 
 LINE = SearchSpace({"x": {"type": "float", "low": 0, "high": 1}})
 

@@ -1,0 +1,1 @@
+"""A searcher, a scheduler and a launcher for mlflow_hpo."""

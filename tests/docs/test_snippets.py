@@ -1,0 +1,116 @@
+"""Every fenced block of the README and the guide does what it says, or tells why it is not run."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from snippets import ALL, ROOT, Snippet
+from workshop import Workshop
+
+from mlflow_hpo.config import StudyConfig
+from mlflow_hpo.importing.sweeps import from_sweep, is_sweep
+from mlflow_hpo.preparation import make_optimizer
+
+LANGUAGES = {"python", "bash", "yaml", "json", "toml", "text"}
+SMALLER = [  # what a newcomer means to take a while
+    (r"\s+#.*", ""),
+    (r"(trials[= ])\d+", r"\g<1>2"),
+    (r"(workers[= ])\d+", r"\g<1>1"),
+    (r"(epochs[= ])\d+", r"\g<1>1"),
+    (r"^(mlflow run (?!.*--env-manager).*)", r"\1 --env-manager local"),
+    (r"^(mlflow run \.(?! -e)(?!.*resume)(?!.*trials=).*)", r"\1 -P trials=2 -P workers=1"),
+    (r"^(mlflow run \.(?! -e)(?!.*resume).*)", r"\1 -P max_epochs=1"),
+    (r"^(mlflow-hpo run (?!.*--config)(?!.*--trials).*)", r"\1 --trials 2"),
+    (r"^(mlflow-hpo run (?!.*--config).*)", r"\1 --max-epochs 1"),
+]
+COMPLETE: dict[str, Any] = {  # with what the keys of one block stand for themselves
+    "metric": {"name": "val_accuracy", "mode": "max"},
+    "space": {
+        "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
+        "batch_size": {"type": "int", "low": 16, "high": 256, "log": True},
+    },
+    "max_resource": 27,
+}
+
+
+def of(*languages: str) -> list[Any]:
+    """Return the blocks in these languages as parameters of a test; those that are not run are skipped."""
+    return [
+        pytest.param(each, id=str(each), marks=[pytest.mark.skip(each.not_run)] if each.not_run else [])
+        for each in ALL
+        if each.language in languages
+    ]
+
+
+@pytest.mark.parametrize("snippet", of("python"))
+def test_python_runs(snippet: Snippet, environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "example.py").write_text(snippet.text)
+    done = Workshop(tmp_path, environment).run("python example.py")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("snippet", of("bash"))
+def test_commands_run(snippet: Snippet, workshop: Workshop) -> None:
+    lines = made_small(snippet.text, workshop).splitlines()
+    new = [line for line in lines if line not in workshop.done]  # what several pages show is run once
+    done = workshop.run("\n".join(new))
+    assert done.returncode == 0, done.stdout
+    workshop.done.update(line for line in new if line.startswith("mlflow"))
+
+
+def made_small(script: str, workshop: Workshop) -> str:
+    """Return a script of the guide for the workshop: with its runs and its store, and done in seconds."""
+    script = re.sub(r"\\\n\s*", "", script)
+    for pattern, small in SMALLER:
+        script = re.sub(pattern, small, script, flags=re.MULTILINE)
+    script = script.replace("TRIAL_RUN_ID", workshop.trial_run_id)
+    script = re.sub(r"RUN_ID\b|\b3f0e7c2b[0-9a-f]{24}\b", workshop.run_id, script)
+    return script.replace("http://mlflow.example:5000", workshop.environment["MLFLOW_TRACKING_URI"])
+
+
+@pytest.mark.parametrize("snippet", of("yaml", "json"))
+def test_settings_are_those_of_a_study(snippet: Snippet) -> None:
+    keys = json.loads(snippet.text) if snippet.language == "json" else yaml.load(snippet.text, Strict)
+    if is_sweep(keys):
+        keys = from_sweep(keys).keys
+    if "project" in keys or snippet.page.stem == "projects":
+        keys["launcher"] = "project"
+    make_optimizer(StudyConfig.parse(COMPLETE | keys))
+
+
+@pytest.mark.parametrize("snippet", of("toml"))
+def test_toml_is_well_formed(snippet: Snippet) -> None:
+    assert tomllib.loads(snippet.text)
+
+
+class Strict(yaml.SafeLoader):
+    """PyYAML's safe loader, which takes no key twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping."""
+        keys = [self.construct_object(key) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"a key stands twice among {keys}"
+        return super().construct_mapping(node, deep)
+
+
+def test_every_block_says_what_it_is() -> None:
+    for each in ALL:
+        if each.page.stem != "benchmarks":
+            assert each.language in LANGUAGES, f"{each.page}:{each.line}: {each.language!r}"
+        if each.language == "python":
+            compile(each.text, str(each), "exec")
+
+
+def test_the_commands_behind_the_figures_exist() -> None:
+    """They take hours; but the scripts are there, with the options that are given."""
+    for each in ALL:
+        if each.page.stem == "benchmarks" and not each.language:
+            for command in each.text.splitlines():
+                for script in re.findall(r"benchmarks/[\w/]+\.(?:py|txt)", command):
+                    assert (ROOT / script).exists(), f"{each.line}: {script}"
