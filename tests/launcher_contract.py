@@ -1,5 +1,6 @@
 """What every launcher of Python functions must do: tests to be run on each."""
 
+import shutil
 import time
 
 import pytest
@@ -35,6 +36,14 @@ class LauncherContract:
         _, events = run.to_end()
         reports = [event for event in events if isinstance(event, Reported)]
         assert [(event.epoch, event.metrics["length"]) for event in reports] == [(3, 3), (4, 4)]
+
+    def test_where_it_was_trained_before_its_copy_serves(self, run):
+        run.begin("with_checkpoints", stop=2)
+        run.to_end()
+        shutil.rmtree(run.store)
+        run.go_on("with_checkpoints", start=2, stop=3)
+        _, events = run.to_end()
+        assert reported(events) == [3]
 
     def test_the_best_epochs_checkpoint_is_stored_beside_the_newest(self, run):
         run.begin("with_checkpoints")

@@ -121,6 +121,11 @@ class RayLauncher(Launcher):
         self._cluster.check(self._resources, len(self.slots))
         self._study = uuid.uuid4().hex[:12]
         self._payload = the_ray().put(payload)
+        self._host_class = (
+            the_ray()
+            .remote(TrialHost)
+            .options(**actor_options(self._resources), max_concurrency=THREADS, max_restarts=0)
+        )
         for slot in self.slots:
             self._spawn(slot, checks=True)
 
@@ -152,9 +157,12 @@ class RayLauncher(Launcher):
         places = {place.news: place for place in self._places.values()}
         deadline = min(place.deadline for place in places.values())
         timeout = max(0.0, min(timeout, deadline - time.monotonic()))
-        told, _ = ray.wait(list(places), num_returns=1, timeout=timeout)
-        if told:
-            told, _ = ray.wait(list(places), num_returns=len(places), timeout=0)  # all that is there by now
+        try:
+            told, _ = ray.wait(list(places), num_returns=1, timeout=timeout)
+            if told:  # then all that is there by now
+                told, _ = ray.wait(list(places), num_returns=len(places), timeout=0)
+        except ConnectionError as error:
+            raise StudyError(f"launcher: the connection to Ray is lost: {error}") from error
         events: list[Event] = []
         for reference in told:
             events += self._hear(places[reference])
@@ -198,7 +206,8 @@ class RayLauncher(Launcher):
     def close(self) -> None:
         """Let the hosts store what is left, end them, and leave the cluster."""
         try:
-            self._end_hosts()
+            with contextlib.suppress(ConnectionError):  # then Ray ends them
+                self._end_hosts()
         finally:
             self._places.clear()
             self._cluster.disconnect()
@@ -217,11 +226,7 @@ class RayLauncher(Launcher):
             _kill(place)
 
     def _spawn(self, slot: Slot, *, checks: bool) -> None:
-        ray = the_ray()
-        made = ray.remote(TrialHost).options(
-            **actor_options(self._resources), max_concurrency=THREADS, max_restarts=0
-        )
-        actor = made.remote()
+        actor = self._host_class.remote()
         orders = Orders(
             *(self._study, slot, self.jobs_per_worker, checks, tuple(sys.path), os.getcwd()),
             environment=self._environment,
@@ -229,9 +234,10 @@ class RayLauncher(Launcher):
         self._places[slot.number] = _Place(slot, actor, actor.begin.remote(orders, self._payload))
 
     def _call(self, place: _Place | None, method: str, *args: Any, **options: Any) -> None:
-        """Call a method of a host's pool; a host that is lost is found by `wait`."""
+        """Call a method of a host's pool; that it, or Ray, is lost is found by `wait`."""
         if place is not None:
-            place.actor.call.remote(place.calls, method, *args, **options)
+            with contextlib.suppress(ConnectionError):
+                place.actor.call.remote(place.calls, method, *args, **options)
             place.calls += 1
 
     def _of(self, trial_id: int) -> _Place | None:
@@ -288,7 +294,8 @@ class RayLauncher(Launcher):
         self._spawn(place.slot, checks=False)
         events: list[Event] = [
             Warned(
-                trial_id, f"the checkpoint of epoch {epoch} is lost with its machine: it was not stored yet"
+                trial_id,
+                f"the checkpoint of epoch {epoch} may be lost: its Ray actor was, before it was stored",
             )
             for trial_id, epoch in place.uploads
         ]

@@ -221,7 +221,7 @@ def test_a_node_that_does_not_reach_the_stores_is_told_before_the_first_trial(cl
 def test_faults_and_the_loss_of_a_node_lose_nothing_and_leave_nothing_behind(
     cluster, store, monkeypatch, request, wait_for
 ):
-    trials, pause = (200, 1.0) if request.config.getoption("full_size") else (20, 4.0)
+    trials, pause = (200, 3.0) if request.config.getoption("full_size") else (20, 4.0)
     mark = uuid.uuid4().hex
     monkeypatch.setenv("FAULTS", mark)
     cluster.add_node(num_cpus=1, resources={"place": 1}, object_store_memory=80_000_000)
