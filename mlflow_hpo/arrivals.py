@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -36,10 +36,14 @@ class Arrivals:
     def __init__(self, arrived: Callable[[int, TrialRun], None]) -> None:
         self._arrived = arrived
         self._expected: dict[int, _Expected] = {}
+        self._telling: set[int] = set()  # those of whom something is held back
+        self._due = 0.0  # until when all wait for them
+        self._there: queue.SimpleQueue[int] = queue.SimpleQueue()  # trials whose runs have come
 
     def expect(self, trial_id: int, run: Future[TrialRun]) -> None:
         """Hold back what a trial tells from now on, until its run is there."""
         self._expected[trial_id] = _Expected(run)
+        run.add_done_callback(lambda _: self._there.put(trial_id))
 
     def admit(self, events: Iterable[Event]) -> Iterator[Event]:
         """Yield what may be heard now, for each trial in its order.
@@ -52,21 +56,29 @@ class Arrivals:
                 yield event
             else:
                 expected.told.append(event)
-        self._wait()
-        for trial_id, expected in list(self._expected.items()):
-            if expected.run.done():
-                del self._expected[trial_id]
-                self._arrived(trial_id, expected.run.result())
-                yield from expected.told
+                self._telling.add(event.trial_id)
+                self._due = max(self._due, expected.since + PATIENCE)
+        for trial_id in self._come():
+            expected = self._expected.pop(trial_id)
+            self._telling.discard(trial_id)
+            self._arrived(trial_id, expected.run.result())
+            yield from expected.told
 
     def ended(self, trial_id: int) -> bool:
         """Whether the job of a trial has ended, and waits for nothing but its run to be heard."""
         expected = self._expected.get(trial_id)
         return expected is not None and any(isinstance(event, Ended) for event in expected.told)
 
-    def _wait(self) -> None:
-        """Wait for the runs of those who have told something, if they are due soon."""
-        waiting = [each for each in self._expected.values() if each.told]
-        left = max((each.since for each in waiting), default=0.0) + PATIENCE - time.monotonic()
-        if left > 0:
-            futures.wait([each.run for each in waiting], left, futures.FIRST_COMPLETED)
+    def _come(self) -> Iterator[int]:
+        """Yield the trials whose runs have come; wait for one of those who have told something, if they are
+        due soon.
+        """
+        waits = bool(self._telling)
+        while True:
+            left = self._due - time.monotonic() if waits else 0.0
+            try:
+                trial_id = self._there.get(timeout=left) if left > 0 else self._there.get_nowait()
+            except queue.Empty:
+                return
+            waits = waits and trial_id not in self._telling
+            yield trial_id

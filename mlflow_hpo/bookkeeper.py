@@ -16,10 +16,11 @@ from mlflow_hpo.optimizer import BestTrial, Job, Optimizer, TrialState
 from mlflow_hpo.recording import BROKEN_OFF, RecordedTrial, Recording
 from mlflow_hpo.retention import Retention, StoredTrial
 from mlflow_hpo.tracking.history import written_history
+from mlflow_hpo.tracking.jobs import JOBS, read_jobs, written_jobs
 from mlflow_hpo.tracking.recovery import ATTEMPT, CHECKPOINTS, SAMPLES
 from mlflow_hpo.tracking.runs import TrialRun
 from mlflow_hpo.tracking.summary import StudySummary, TrialSummary, best_metric
-from mlflow_hpo.tracking.tracker import Tracker, as_yaml
+from mlflow_hpo.tracking.tracker import TAG_LENGTH, Tracker, as_yaml
 
 BUDGET = "hpo.budget"  # tag of the parent run: spent / allowed, in words
 PROGRESS_INTERVAL = 60.0  # seconds: what a killed driver's study forgets at most of what it had spent
@@ -37,13 +38,20 @@ class Bookkeeper:
         config: the study's settings.
         optimizer: where values and states are looked up; it is never changed here.
         tracker: the study's runs.
+        slots: how many trials can run at once.
         trials_log: trials write what they report to their runs themselves.
     """
 
     def __init__(
-        self, config: StudyConfig, optimizer: Optimizer, tracker: Tracker, *, trials_log: bool = False
+        self,
+        config: StudyConfig,
+        optimizer: Optimizer,
+        tracker: Tracker,
+        *,
+        slots: int,
+        trials_log: bool = False,
     ) -> None:
-        self.ledger = Ledger(config.budget)
+        self.ledger = Ledger(config.budget, slots)
         self._config = config
         self._optimizer = optimizer
         self._tracker = tracker
@@ -89,7 +97,10 @@ class Bookkeeper:
         if entry.run is not None:
             entry.fresh = False
             self._tracker.status(entry.run_id, "RUNNING")
-            self._tracker.tags(entry.run_id, {"hpo.rung": str(job.rung)})
+            tags = {"hpo.rung": str(job.rung)}
+            if entry.reason:  # it was given up, and goes on all the same
+                entry.reason = tags["hpo.stop_reason"] = ""
+            self._tracker.tags(entry.run_id, tags)
             return entry
         entry.origin = origin
         entry.coming = self._create(entry, seed)
@@ -97,6 +108,7 @@ class Bookkeeper:
             entry.arrived(entry.coming.result())
         if (known := self._known.pop(job.trial_id, None)) is not None:
             entry.checkpoints, entry.samples = dict(known.checkpoints), known.samples
+            entry.jobs = list(read_jobs(known.tags.get(JOBS, "")))
             entry.attempt = int(known.tags.get(ATTEMPT, "1"))
             entry.failure = known.tags.get("hpo.warning", "")
             entry.fresh = False
@@ -217,13 +229,13 @@ class Bookkeeper:
     def progress(self) -> None:
         """Write the study's own metrics, one step for each call, and what is spent of which budget."""
         ledger, best = self.ledger, self._optimizer.best
-        done = sum(entry.status not in ("RUNNING", "SCHEDULED") for entry in ledger.trials.values())
         spent = ledger.spent()
         values = {
             "trials_started": float(len(ledger.trials)),
-            "trials_done": float(done),
+            "trials_done": float(len(ledger.over)),
             **{f"{name}_spent": float(used) for name, (used, _) in spent.items() if name != "hours"},
             "seconds_spent": ledger.seconds,
+            "slot_utilization": ledger.utilization,
         }
         if self._config.constraints:
             values["trials_infeasible"] = float(len(ledger.infeasible()))
@@ -277,16 +289,8 @@ class Bookkeeper:
         return StoredTrial(trial_id, paused, best, epoch, entry.checkpoints.keys())
 
     def best_found(self, best: BestTrial) -> None:
-        """Write the best configuration to the parent run, and wait until everything is written."""
+        """Write to the parent run which trial is the best, and wait until everything is written."""
         entry, tracker = self.ledger.trials[best.trial_id], self._tracker
-        found = {
-            "trial": best.trial_id,
-            "run_id": entry.run_id,
-            "epoch": best.resource,
-            self._config.metric.name: best.value,
-            "params": best.config,
-        }
-        tracker.log_text("best_config.yaml", as_yaml(found))
         infeasible = len(self.ledger.infeasible())
         tracker.describe(
             f"Best: **{self._config.metric.name} {best.value:.6g}** by trial {best.trial_id} "
@@ -295,6 +299,17 @@ class Bookkeeper:
         )
         tracker.tags(tracker.run_id, {"hpo.best_trial": str(best.trial_id), "hpo.best_run": entry.run_id})
         tracker.flush()
+
+    def write_best(self, best: BestTrial) -> None:
+        """Write the best configuration as an artifact."""
+        found = {
+            "trial": best.trial_id,
+            "run_id": self.ledger.trials[best.trial_id].run_id,
+            "epoch": best.resource,
+            self._config.metric.name: best.value,
+            "params": best.config,
+        }
+        self._tracker.log_text("best_config.yaml", as_yaml(found))
 
     def best_checkpoint(self, best: BestTrial, folder: Path) -> Path | None:
         """Return a local copy of the best epoch's checkpoint; None if there is none.
@@ -383,11 +398,15 @@ class Bookkeeper:
             "hpo.seconds": f"{entry.seconds:.3f}",
             SAMPLES: str(entry.samples),
         }
+        if entry.jobs:
+            tags[JOBS] = written_jobs(entry.jobs, TAG_LENGTH)
         if record.best_value is not None:
             tags["hpo.best_epoch"] = str(record.best_resource)
         if entry.reason:
             tags["hpo.stop_reason"] = entry.reason
         status = entry.status
+        if status not in ("RUNNING", "SCHEDULED"):
+            self.ledger.over.add(trial_id)
 
         def write(run: Future[TrialRun]) -> None:
             if run.exception() is None:

@@ -17,8 +17,9 @@ from mlflow_hpo.commands.common import RUNTIME, reported
 from mlflow_hpo.commands.doctor import doctor
 from mlflow_hpo.commands.importing import import_command
 from mlflow_hpo.commands.pruning import prune
-from mlflow_hpo.commands.reading import best, export, list_command, show
+from mlflow_hpo.commands.reading import best, compare, export, list_command, show
 from mlflow_hpo.commands.replaying import replay
+from mlflow_hpo.commands.report import report
 from mlflow_hpo.commands.watching import watch
 from mlflow_hpo.errors import ConfigError
 
@@ -285,5 +286,8 @@ def bundled_study(
     return train, keys
 
 
-for command in (show, watch, list_command, best, export, replay, prune, import_command, doctor):
+for command in (
+    *(show, watch, list_command, best, compare, export, report),
+    *(replay, prune, import_command, doctor),
+):
     main.add_command(command)

@@ -10,6 +10,7 @@ from mlflow_hpo.errors import CorruptCheckpointError, StoreAwayError, StudyError
 from mlflow_hpo.feasibility import Feasibility
 from mlflow_hpo.ledger import Ledger
 from mlflow_hpo.optimizer import BestTrial
+from mlflow_hpo.tracking.away import in_one_line
 from mlflow_hpo.tracking.tracker import Tracker
 from mlflow_hpo.trial import DescribedTraining
 
@@ -22,10 +23,10 @@ def check_failures(ledger: Ledger, max_failures: int, *, any_value: bool) -> Non
         max_failures: so many.
         any_value: whether any trial reported a finite feasible value.
     """
+    if any_value:
+        return
     failures = ledger.failures()
-    succeeded = any_value or any(
-        ledger.trials[trial_id].status != "RUNNING" for trial_id in ledger.infeasible()
-    )
+    succeeded = any(ledger.trials[trial_id].status != "RUNNING" for trial_id in ledger.infeasible())
     if len(failures) >= max_failures and not succeeded:
         raise StudyError(
             f"max_failures: {len(failures)} trials failed and none succeeded, "
@@ -74,10 +75,10 @@ def log_model(
     """
     try:
         path = books.best_checkpoint(best, folder)
+        if path is None:
+            return "no checkpoint of its best epoch"
+        with in_one_line("cannot write it"), tracker.active():
+            train.log_model(path, best.config, registered_model_name=register_as)
     except (CorruptCheckpointError, StoreAwayError) as error:
         return str(error)
-    if path is None:
-        return "no checkpoint of its best epoch"
-    with tracker.active():
-        train.log_model(path, best.config, registered_model_name=register_as)
     return ""

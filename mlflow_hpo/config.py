@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypedDict
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -30,13 +31,25 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=250)]
 
 
 def _component(value: object) -> object:
-    """Check the form of a searcher or scheduler: "asha", or {"name": "asha", "eta": 3}."""
+    """Check the form of a searcher, scheduler or launcher: "asha", or {"name": "asha", "eta": 3}."""
     if (isinstance(value, str) and value) or (isinstance(value, dict) and "name" in value):
         return value
     raise ConfigError("", f"must be a name, or a mapping with a name and options, got {value!r:.100}")
 
 
+def _bare(value: object) -> object:
+    """Return a component without options as its name."""
+    return value["name"] if isinstance(value, dict) and value.keys() == {"name"} else value
+
+
+def _gpus(value: float) -> float:
+    if value > 1 and value != int(value):
+        raise ConfigError("", f"must be a share of one GPU or a whole number, got {value:g}")
+    return value
+
+
 Component = Annotated[Any, BeforeValidator(_component)]
+Place = Annotated[Any, BeforeValidator(lambda value: _bare(_component(value)))]
 Space = Annotated[
     SearchSpace,
     BeforeValidator(lambda value: value if isinstance(value, SearchSpace) else SearchSpace(value)),
@@ -147,7 +160,8 @@ class StudyKeys(TypedDict, total=False):
     name: str
     data: str
     target: str
-    launcher: str
+    launcher: str | Mapping[str, Any]
+    gpus_per_trial: float
     trial_timeout: float
     heartbeat_timeout: float
     max_retries: int
@@ -179,7 +193,9 @@ class StudyConfig(_Section):
         experiment: MLflow experiment; None for MLflow's own default.
         name: name of the parent run.
         data, target: data of the bundled training, and the column to predict where the data is a table.
-        launcher: where trials run.
+        launcher: where trials run: a name, or a mapping with ``name`` and options.
+        gpus_per_trial: a share of one GPU, or a whole number of them, for each trial; None to spread the
+            workers over the GPUs that there are.
         trial_timeout: seconds that one job may take; a longer one is killed and its trial failed.
         heartbeat_timeout: seconds for which a training may give no sign of life; one that hangs longer is
             killed.
@@ -200,7 +216,7 @@ class StudyConfig(_Section):
     min_resource: Annotated[int, Field(gt=0)] = 1
     max_resource: Annotated[int, Field(gt=0)]
     trials: Annotated[int, Field(gt=0)] = 100
-    workers: Annotated[int, Field(gt=0, le=4096)] = 1
+    workers: Annotated[int, Field(gt=0, le=65536)] = 1
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     budget: Budget = Budget()
     points: tuple[dict[str, Any], ...] = ()
@@ -212,7 +228,8 @@ class StudyConfig(_Section):
     name: Name | None = None
     data: Name | None = None
     target: Name | None = None
-    launcher: Name = "local"
+    launcher: Place = "local"
+    gpus_per_trial: Annotated[float, Field(ge=0), AfterValidator(_gpus)] | None = None
     trial_timeout: Annotated[float, Field(gt=0)] | None = None
     heartbeat_timeout: Annotated[float, Field(gt=0)] | None = None
     max_retries: Annotated[int, Field(ge=0)] = 2
@@ -247,6 +264,14 @@ class StudyConfig(_Section):
                     f"the study ends is its goal), got {str(constraint)!r}",
                 )
         return self
+
+    @property
+    def place(self) -> Any:
+        """The launcher with all that it is told of."""
+        if self.gpus_per_trial is None:
+            return self.launcher
+        named = {"name": self.launcher} if isinstance(self.launcher, str) else self.launcher
+        return {**named, "gpus_per_trial": self.gpus_per_trial}
 
     @classmethod
     def parse(cls, keys: Mapping[str, Any]) -> StudyConfig:

@@ -6,7 +6,7 @@ import enum
 import math
 import numbers
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from mlflow_hpo.checks import finite_number, one_of, shown, whole_number
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.registry import check_options
 from mlflow_hpo.schedulers import SCHEDULERS, Decision, Scheduler
+from mlflow_hpo.schedulers.base import Assignment
 from mlflow_hpo.schedulers.early_stopping import EarlyStopping
 from mlflow_hpo.searchers import SEARCHERS, Searcher
 from mlflow_hpo.searchers.prior import Experience
@@ -201,21 +202,46 @@ class Optimizer:
         self._eliminated: list[int] = []
         self._seen = 0  # how many of the scheduler's eliminations are among them
         self._known: dict[int, Config] = {}  # configurations that trials are known to have
+        self._reached: dict[int, int] = {}  # how far trials are known to have come that are not there yet
+        self._stopped: set[int] = set()  # trials that are known to have been stopped there
         self._closed = False
 
-    def recall(self, configs: Mapping[int, Mapping[str, Any]]) -> None:
-        """Let trials that will be asked for have the configurations that they are known to have had.
+    def recall(
+        self,
+        configs: Mapping[int, Mapping[str, Any]],
+        reached: Mapping[int, int] | None = None,
+        stopped: Iterable[int] = (),
+    ) -> None:
+        """Let trials that will be asked for be what they are known to have been.
 
-        So a search is gone through again: with the same calls in the same order the searcher proposes them
-        anyway; where the order is not known exactly, what was tried is what counts.
+        So a search is gone through again: with the same calls in the same order everything is decided as it
+        was; where the order is not known exactly, what was done is what counts.
 
         Args:
-            configs: by trial id.
+            configs: the configurations by trial id.
+            reached: the epochs that trials are known to have been trained. None is stopped before, and
+                `catch_up` hands out those that are paused before.
+            stopped: trials that the scheduler is known to have stopped there.
 
         Raises:
             ConfigError: a configuration is not of the space.
         """
         self._known |= {trial_id: self.space.validate(config) for trial_id, config in configs.items()}
+        self._reached |= reached or {}
+        self._stopped |= set(stopped)
+
+    def catch_up(self) -> Job | None:
+        """Return a job of a trial that is known to have gone on, but was not asked for; None if all were."""
+        for trial_id, reached in self._reached.items():
+            record = self._records.get(trial_id)
+            if (
+                record is not None
+                and record.state in (TrialState.PAUSED, TrialState.STOPPED)
+                and record.resource < reached
+                and (assignment := self._scheduler.promote(trial_id)) is not None
+            ):
+                return self._go_on(assignment)
+        return None
 
     def remember(
         self, config: Mapping[str, Any], curve: Sequence[tuple[int, float]], reason: str | None = None
@@ -263,8 +289,12 @@ class Optimizer:
         if trial_id == new_trial_id:
             self._records[trial_id] = TrialRecord(trial_id, self._new_config(trial_id))
             self._may_start()  # closes the scheduler right after the last trial
-        else:
-            self._update(trial_id, state=TrialState.RUNNING)
+        return self._go_on(assignment)
+
+    def _go_on(self, assignment: Assignment) -> Job:
+        """Make a job of what the scheduler hands out."""
+        trial_id = assignment.trial_id
+        self._update(trial_id, state=TrialState.RUNNING)
         job = Job(
             trial_id,
             dict(self._records[trial_id].config),
@@ -312,8 +342,20 @@ class Optimizer:
             self._give_up_paused_trials()
             if resource < self.max_resource:
                 decision = Decision.STOP
+        decision = self._as_known(trial_id, resource, decision)
         if decision is Decision.STOP:
             self._told_to_stop.add(trial_id)
+        return decision
+
+    def _as_known(self, trial_id: int, resource: int, decision: Decision) -> Decision:
+        """Return what was decided once, where that is known."""
+        reached = self._reached.get(trial_id, 0)
+        if resource < reached:
+            return Decision.CONTINUE
+        if resource == reached:
+            del self._reached[trial_id]
+            if trial_id in self._stopped:
+                return Decision.STOP
         return decision
 
     def complete(self, trial_id: int) -> None:

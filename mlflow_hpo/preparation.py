@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mlflow_hpo.auto import Choice
 from mlflow_hpo.config import StudyConfig
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.launchers.base import Trainable
+from mlflow_hpo.launchers.project_contract import Project
 from mlflow_hpo.metalearning.warm_start import WarmStart
 from mlflow_hpo.optimizer import Optimizer
-from mlflow_hpo.tracking.tracker import as_param, as_yaml, packages
+from mlflow_hpo.tracking.environment import environment
+from mlflow_hpo.tracking.inputs import data_input
+from mlflow_hpo.tracking.tracker import as_param, as_yaml
 from mlflow_hpo.trial import Described, DescribedTraining
 
 
@@ -42,6 +48,19 @@ def describe(train: Trainable | Described, config: StudyConfig) -> dict[str, str
                 f"got {str(constraint)!r}",
             )
     return dict(train.describe())
+
+
+def code_of(train: Trainable | Project) -> Path | None:
+    """Return the file or folder that training code is in; None if that is not known."""
+    folder = getattr(train, "folder", None)
+    if isinstance(folder, Path):
+        return folder
+    while isinstance(train, functools.partial):
+        train = train.func
+    with contextlib.suppress(TypeError, OSError):
+        code = train if inspect.isroutine(train) else type(train)
+        return Path(found) if (found := inspect.getsourcefile(code)) else None
+    return None
 
 
 def make_optimizer(config: StudyConfig, warm_start: WarmStart | None = None) -> Optimizer:
@@ -77,7 +96,11 @@ def mined_warm_start(config: StudyConfig, facts: Mapping[str, str]) -> WarmStart
 
 
 def parent_run(
-    config: StudyConfig, facts: Mapping[str, str], choice: Choice | None, warm_start: WarmStart | None
+    train: Trainable | Project,
+    config: StudyConfig,
+    facts: Mapping[str, str],
+    choice: Choice | None,
+    warm_start: WarmStart | None,
 ) -> dict[str, Any]:
     """Return what the parent run says of a study, as the arguments of `Tracker`."""
     limits = config.budget.model_dump(exclude_none=True)
@@ -112,7 +135,8 @@ def parent_run(
             "search.yaml": as_yaml(config.to_dict()),
             "space.json": json.dumps(config.space.to_dict(), indent=2),
             "data.json": json.dumps(dict(facts), indent=2),
-            "environment/packages.txt": packages(),
+            **environment(code_of(train)),
             **({} if warm_start is None else {"warm_start.json": warm_start.to_json()}),
         },
+        "data": data_input(facts),
     }

@@ -1,4 +1,4 @@
-"""Retries: which failed jobs are tried again, and when."""
+"""Retries: which jobs are handed out again, and when."""
 
 from __future__ import annotations
 
@@ -58,6 +58,10 @@ class Retries:
         pause = PAUSE if cause is Cause.RESOURCES else 0.0
         self._waiting.append((time.monotonic() + pause, entry.job))
         return True
+
+    def put_off(self, job: Job) -> None:
+        """Take a job that is not finished, to be handed out again."""
+        self._waiting.append((time.monotonic(), job))
 
     def __len__(self) -> int:
         """How many jobs wait."""

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 try:
     import fcntl
@@ -27,6 +28,44 @@ def scratch_folder() -> Iterator[Path]:
         folder = Path(name)
         with _held(folder):
             yield folder
+
+
+@contextlib.contextmanager
+def shared_folder(name: str) -> Iterator[Path]:
+    """Make a folder for the processes on this machine that ask for the same name.
+
+    The last one to leave removes it. If they are killed, whoever makes one of these folders next removes it.
+    """
+    remove_left_behind()
+    folder = Path(tempfile.gettempdir()) / f"{PREFIX}{name}"
+    if fcntl is None:
+        folder.mkdir(exist_ok=True)
+        yield folder
+        return
+    with _joined(folder) as lock:
+        try:
+            yield folder
+        finally:
+            with contextlib.suppress(BlockingIOError):  # others are still there
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _joined(folder: Path) -> IO[str]:
+    """Return the lock of a shared folder, held; the folder is there as long as it is."""
+    while True:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # who was the last has removed it meanwhile
+            file = (folder / LOCK).open("a")
+            fcntl.flock(file, fcntl.LOCK_SH)
+            if _is_there(folder / LOCK, file):
+                return file
+            file.close()
+
+
+def _is_there(path: Path, file: IO[str]) -> bool:
+    """Whether a path still leads to an open file."""
+    return os.path.samestat(path.stat(), os.fstat(file.fileno()))
 
 
 def remove_left_behind() -> None:

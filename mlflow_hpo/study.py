@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
 
 import numpy as np
 
@@ -19,8 +19,9 @@ from mlflow_hpo.auto import choose, is_auto, named
 from mlflow_hpo.bookkeeper import Bookkeeper
 from mlflow_hpo.conclusion import check_failures, log_model, why_no_best
 from mlflow_hpo.config import StudyConfig, StudyKeys
-from mlflow_hpo.errors import ConfigError, StudyError
+from mlflow_hpo.errors import ConfigError, StoreAwayError, StudyError
 from mlflow_hpo.feasibility import Feasibility
+from mlflow_hpo.idle_gpus import IdleGpus
 from mlflow_hpo.launchers import LAUNCHERS
 from mlflow_hpo.launchers.base import (
     Cause,
@@ -32,6 +33,7 @@ from mlflow_hpo.launchers.base import (
     Renewed,
     Reported,
     Sampled,
+    Slot,
     Trainable,
     TrialJob,
     Warned,
@@ -45,6 +47,7 @@ from mlflow_hpo.notes import Notes
 from mlflow_hpo.optimizer import BestTrial, Job
 from mlflow_hpo.preparation import describe, make_optimizer, mined_warm_start, parent_run
 from mlflow_hpo.recording import Recording
+from mlflow_hpo.reporting import Reporting
 from mlflow_hpo.resumption import changes, check_task, is_other_search, remember, resumed_keys
 from mlflow_hpo.retries import Retries
 from mlflow_hpo.schedulers.base import Decision
@@ -64,9 +67,12 @@ if TYPE_CHECKING:
 TICK = 0.5  # seconds: how often limits and the view are looked at while nothing happens
 UPLOAD_PATIENCE = 3600.0  # seconds that the end of a study waits for checkpoints on their way to the store
 GOAL_REACHED = "goal reached"  # why a study, or a trial in it, ended
+STOPPED_BY_SCHEDULER = "stopped by the scheduler"  # why a trial ended
 GRACE = 10.0  # seconds that an interrupted trial gets to store its checkpoint
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Listener(Protocol):
@@ -150,7 +156,7 @@ class Study:
             {} if self._recording is None else changes(StudyConfig.parse(self._recording.keys), config)
         )
         self.optimizer = make_optimizer(config)
-        self._launcher = LAUNCHERS.get(config.launcher)(config.workers)
+        self._launcher = LAUNCHERS.create(config.place, config.workers)
         self._launcher.jobs_per_worker = config.trials_per_worker
         self._retries = Retries(config.max_retries)
         self._launcher.check(train)
@@ -168,11 +174,15 @@ class Study:
         self._stopping = ""  # why no more jobs are handed out
         self._deadline = 0.0  # until when running trials may store a checkpoint, once stopping
         self._overdue: set[int] = set()  # trials that did not make it by then
+        self._looked = 0.0  # when the limits of the running trials were last looked at
         self._interrupted = False
+        self._searched = False  # nothing is left but to write down how it ended
         self._arrivals = Arrivals(self._arrived)
         self._away: float | None = None  # seconds for which the tracking store has been away
         self._replaying = self._recording is not None
+        self._replay: ReplayLauncher | None = None  # of a study that goes on
         self._feasibility = Feasibility(config.constraints)
+        self._idle_gpus = IdleGpus()
 
     @property
     def best(self) -> BestTrial | None:
@@ -212,20 +222,25 @@ class Study:
 
         Raises:
             StudyError: the stores cannot be used, the metric is not reported, or no trial succeeded.
+            StoreAwayError: the search is over, but the tracking store is away; what it lacks is on the disk.
             KeyboardInterrupt: SIGINT or SIGTERM came; running trials stored a checkpoint and are paused.
         """
         if self._begun:
             raise StudyError("a study runs once: make a new one")
         self._begun = True
         if self._recording is None:
-            about = parent_run(self.config, self._facts, self._choice, self._warm_start)
+            about = parent_run(self._train, self.config, self._facts, self._choice, self._warm_start)
             self._tracker = Tracker.begin(**about, source=self._source)
         else:
             self._tracker = Tracker.resume(self._recording, take_over=self._take_over, source=self._source)
         self._books = Bookkeeper(
-            self.config, self.optimizer, self._tracker, trials_log=self._launcher.trials_log
+            *(self.config, self.optimizer, self._tracker),
+            slots=len(self._launcher.slots),
+            trials_log=self._launcher.trials_log,
         )
         self._notes = Notes(self._books, self._tracker, self._warn)
+        self._reporting = Reporting(self._books, self._tracker, self._warn)
+        mine = True  # whether the runs tell how this ended
         try:
             if self._recording is not None:
                 self._go_back_to(self._recording)
@@ -244,13 +259,18 @@ class Study:
                 if (size := self.optimizer.searcher.size) is not None:
                     self._tell(f"{self.summary().searcher} of {size} configurations")
                 self._loop()
+                self._searched = True
                 self._conclude(folder)
-            self._finish("KILLED" if self._interrupted else "FINISHED")
+            self._finish()
         except LeaseLostError:
+            mine = False
             self._tracker.abandon()
             raise
         except BaseException as error:
-            if self._replaying:  # nothing new has happened
+            if self._searched and isinstance(error, StoreAwayError):
+                self._write_finish()  # into what is kept on the disk
+            elif self._replaying:  # nothing new has happened
+                mine = False
                 self._tracker.abandon()
                 self._tracker.release_lease()
             else:
@@ -258,6 +278,8 @@ class Study:
             raise
         finally:
             self._tracker.close()
+            if mine:
+                self._reporting.leave()
             if self._listener is not None:
                 self._listener.ended()
         if self._interrupted or self.best is None:
@@ -284,10 +306,16 @@ class Study:
             self._books.remember(trial, self._launcher.slots[0])
         again = {trial_id: trial for trial_id, trial in trials.items() if trial_id >= remembered}
         self.optimizer.recall(
-            {trial_id: self.config.space.parse(each.texts) for trial_id, each in again.items() if each.texts}
+            {trial_id: self.config.space.parse(each.texts) for trial_id, each in again.items() if each.texts},
+            {trial_id: trial.reached for trial_id, trial in again.items() if trial.reached},
+            [
+                trial_id
+                for trial_id, trial in again.items()
+                if trial.status == "KILLED" and trial.reason.startswith(STOPPED_BY_SCHEDULER)
+            ],
         )
         self._remembered = remembered
-        self._launcher = ReplayLauncher(self._launcher, again, self._go_live)
+        self._launcher = self._replay = ReplayLauncher(self._launcher, again, self._go_live)
 
     def _go_live(self) -> None:
         """The record is told: from here on the study makes new history."""
@@ -320,7 +348,9 @@ class Study:
         while True:
             if not self._stopping:
                 self._hand_out()
-            if not running and (self._stopping or not self._retries):
+            if self._replay is not None and self._replay.at_end:
+                self._catch_up(self._replay)
+            if not running and (self._stopping or not self._may_go_on):
                 for trial_id in self._retries.give_up():  # until the study is resumed
                     self._books.interrupted(trial_id)
                 self._go_live()
@@ -330,6 +360,7 @@ class Study:
             self._look_at_limits()
             if not self._replaying:
                 self._notes.take()
+                self._reporting.take()
                 self._books.keep_progress()
             if self._listener is not None:
                 self._listener.ticked()
@@ -337,21 +368,37 @@ class Study:
     def _hand_out(self) -> None:
         """Fill the free slots. A new trial begins at once; what it tells is heard when its run is there."""
         while (slot := self._launcher.free_slot) is not None and (job := self._next_job()) is not None:
-            seed = trial_seed(self.config.seed, job.trial_id)
-            origin = "" if job.start else self._origins.pop(config_key(job.config), "")
-            entry = self._books.start(job, seed, slot, origin)
-            coming = entry.coming
-            self._launcher.submit(
-                slot,
-                TrialJob(
-                    *(job.trial_id, job.config, job.start, job.stop, seed),
-                    *(entry.location, entry.samples, job.rung, entry.run_id, entry.fresh),
-                    reached=entry.reported,
-                    watched=self.config.heartbeat_timeout is not None,
-                ),
-            )
-            if coming is not None:
-                self._arrivals.expect(job.trial_id, coming)
+            self._begin(job, slot)
+
+    def _catch_up(self, replay: ReplayLauncher) -> None:
+        """Let a trial go on that is known to have, though this time the search has decided otherwise.
+
+        What several workers told can have been heard in another order than it is told again.
+        """
+        if (job := self.optimizer.catch_up()) is not None:
+            self._begin(job, replay.extra_slot(job.trial_id))
+
+    def _begin(self, job: Job, slot: Slot) -> None:
+        seed = trial_seed(self.config.seed, job.trial_id)
+        origin = "" if job.start else self._origins.pop(config_key(job.config), "")
+        entry = self._books.start(job, seed, slot, origin)
+        coming = entry.coming
+        self._launcher.submit(
+            slot,
+            TrialJob(
+                *(job.trial_id, job.config, job.start, job.stop, seed),
+                *(entry.location, entry.samples, job.rung, entry.run_id, entry.fresh),
+                reached=entry.reported,
+                watched=self.config.heartbeat_timeout is not None,
+            ),
+        )
+        if coming is not None:
+            self._arrivals.expect(job.trial_id, coming)
+
+    @property
+    def _may_go_on(self) -> bool:
+        """Whether jobs may come while none runs: some wait, or there is no slot yet that could take one."""
+        return bool(self._retries) or self._launcher.free_slot is None
 
     def _next_job(self) -> Job | None:
         return self._retries.next() or self.optimizer.ask()
@@ -376,6 +423,7 @@ class Study:
                 entry.alive = math.inf if waits else time.monotonic()
             case Sampled(_, number, metrics, sampled):
                 entry.samples = number + 1
+                self._idle_gpus.sampled(metrics, entry.slot.env.get("CUDA_VISIBLE_DEVICES"))
                 self._tracker.metrics(entry.run_id, metrics, step=number, time=sampled)
             case CheckpointStored(trial_id, epoch, name):
                 self._books.checkpoint_stored(trial_id, epoch, name)
@@ -409,7 +457,7 @@ class Study:
                 self._warn(f"trial {trial_id}: {absent}; it is infeasible until it does")
             decision = self.optimizer.report(trial_id, epoch, event.metrics[metric], feasible=not broken)
             if decision is Decision.STOP:
-                by = GOAL_REACHED if self.optimizer.goal_reached else "stopped by the scheduler"
+                by = GOAL_REACHED if self.optimizer.goal_reached else STOPPED_BY_SCHEDULER
                 entry.reason = f"{by} at epoch {epoch}"
                 go_on = False
             self._books.reported(trial_id, epoch, event.metrics, event.time, broken=broken)
@@ -424,6 +472,11 @@ class Study:
     def _take_end(self, event: Ended, entry: TrialEntry) -> None:
         trial_id, books = event.trial_id, self._books
         books.ledger.ended(trial_id, event.seconds)
+        if event.outcome is Outcome.UNFINISHED:
+            self._retries.put_off(entry.job)
+            return
+        if not self._replaying:  # what is recorded was done before
+            entry.worked()
         cause = self._retries.cause(event)
         if event.outcome is Outcome.FAILED and entry.reason and cause is not Cause.TRAINING:
             # it had been told to stop anyway
@@ -466,10 +519,18 @@ class Study:
             return
         self._tracker.keep_lease()
         self._look_at_store()
-        now, ledger = time.monotonic(), self._books.ledger
+        ledger = self._books.ledger
         if not self._stopping and (why := "interrupted" if self._interrupted else ledger.exhausted()):
             self._stop(why)
-        at_work = self._at_work()
+        now = time.monotonic()
+        if now - self._looked >= TICK:  # not at each event of thousands of trials
+            self._looked = now
+            self._look_at_gpus(now)
+            self._look_at_trials(now)
+
+    def _look_at_trials(self, now: float) -> None:
+        """Kill the trials that take too long."""
+        ledger, at_work = self._books.ledger, self._at_work()
         if self._stopping and now > self._deadline and not at_work:
             self._give_up_waiting()
         patience = self.config.heartbeat_timeout or math.inf
@@ -501,6 +562,12 @@ class Study:
             self._tracker.tags(self.run_id, {"hpo.warning": message})
             self._warn(f"{message}; nothing is lost")
 
+    def _look_at_gpus(self, now: float) -> None:
+        busy, uploads = len(self._books.ledger.running), self._launcher.uploads
+        if why := self._idle_gpus.look(now, busy=busy, slots=len(self._launcher.slots), uploads=uploads):
+            self._tracker.tags(self.run_id, {"hpo.warning": why})
+            self._warn(why)
+
     def _stop(self, reason: str) -> None:
         """Hand out no more jobs, and pause the running ones."""
         self._stopping = reason
@@ -531,6 +598,7 @@ class Study:
             ledger = self._books.ledger
             raise StudyError(why_no_best(self.config, ledger, self._feasibility, self._stopping))
         self._books.best_found(self.best)
+        self._write(self._books.write_best, self.best)
         if isinstance(self._train, DescribedTraining) and not self._interrupted:
             self._log_model(self._train, self.best, folder)
         self._books.clear_checkpoints()
@@ -549,14 +617,26 @@ class Study:
         else:
             self._tracker.tags(self.run_id, {MODEL: of})
 
-    def _finish(self, status: str) -> None:
-        self._status = status
+    def _write(self, write: Callable[[T], None], what: T) -> None:
+        """Write an artifact. A search does not fail for a store that is away: a resume writes it, too."""
+        try:
+            write(what)
+        except StoreAwayError as error:
+            self._tracker.tags(self.run_id, {"hpo.warning": str(error)})
+            self._warn(f"{error}; `mlflow-hpo resume {self.run_id}` writes it when the store is back")
+
+    def _finish(self) -> None:
+        self._status = "KILLED" if self._interrupted else "FINISHED"
+        self._write(self._tracker.table, self.summary())
+        self._write_finish()
+        self._tracker.flush()
+
+    def _write_finish(self) -> None:
+        self._status = "KILLED" if self._interrupted else "FINISHED"
         if self._stopping:
             self._tracker.tags(self.run_id, {"hpo.stop_reason": self._stopping})
         self._books.progress()
-        self._tracker.table(self.summary())
-        self._tracker.finish(status)
-        self._tracker.flush()
+        self._tracker.finish(self._status)
 
     def _abort(self, error: BaseException) -> None:
         """Leave every run in a true state when the study breaks off; must not hide `error`."""

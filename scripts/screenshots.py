@@ -1,4 +1,4 @@
-"""Take the pictures of the README: a study as MLflow's own web pages show it.
+"""Take the pictures of the README and the guide: a study as MLflow's own web pages and its report show it.
 
     python scripts/screenshots.py                                # runs the bundled search first
     python scripts/screenshots.py --store sqlite:///mlflow.db    # the newest study of an existing store
@@ -25,9 +25,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import mlflow
 from mlflow.tracking import MlflowClient
 from PIL import Image
 from playwright.sync_api import BrowserContext, Page, sync_playwright
+
+from mlflow_hpo.reports.html import page as report_page
+from mlflow_hpo.tracking.details import read_details
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = (
@@ -153,7 +157,7 @@ def open_charts(page: Page, address: str) -> None:
 
 
 def take_pictures(store: str, folder: Path, images: Path) -> None:
-    """Take the three pictures of the newest study in `store`."""
+    """Take the pictures of the newest study in `store`."""
     found = MlflowClient(store).search_runs(["0"], "tags.`hpo.kind` = 'study'", max_results=1)
     if not found:
         raise SystemExit(f"{store} holds no study in experiment 0")
@@ -172,6 +176,18 @@ def take_pictures(store: str, folder: Path, images: Path) -> None:
         page.get_by_text(f"best_{METRIC}").first.wait_for()
         page.get_by_text(TRIAL).first.wait_for()
         _shoot(page, images / "mlflow-parent.png")
+        take_report(page, store, study, folder, images)
+
+
+def take_report(page: Page, store: str, study: str, folder: Path, images: Path) -> None:
+    """Take the picture of a study's report."""
+    mlflow.set_tracking_uri(store)
+    file = folder / "report.html"
+    file.write_text(report_page([read_details(study)]), encoding="utf-8", newline="")
+    page.set_viewport_size({"width": 1280, "height": 1360})
+    page.goto(file.as_uri())
+    page.locator("#plot-incumbent .scatterlayer .trace").first.wait_for()
+    _shoot(page, images / "report.png")
 
 
 def _ui_state(study: str) -> dict[str, Any]:

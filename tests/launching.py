@@ -4,6 +4,8 @@ import contextlib
 import time
 from pathlib import Path
 
+import trainings
+
 from mlflow_hpo.errors import CorruptCheckpointError
 from mlflow_hpo.launchers.base import Ended, Reported, TrialJob
 from mlflow_hpo.launchers.local import LocalLauncher
@@ -45,22 +47,37 @@ class FolderServices:
     def monitor(self):
         return Readings()
 
+    def check(self):
+        pass
+
 
 class Run:
     """Runs jobs of one training to their ends, answering each report as told."""
 
     services = FolderServices
+    make = LocalLauncher
 
     def __init__(self, tmp_path, train, workers=1):
         self.folder = tmp_path
-        self.launcher = LocalLauncher(workers)
+        self.launcher = self.make(workers)
         (tmp_path / "work").mkdir()
         self.launcher.start(train, self.services(), tmp_path / "work")
 
     def submit(self, trial_id=0, params=PARAMS, start=0, stop=3, location=None):
         location = str(self.folder / f"store-{trial_id}") if location is None else location
         job = TrialJob(trial_id, dict(params), start, stop, 1, location)
-        self.launcher.submit(self.launcher.free_slot, job)
+        self.launcher.submit(self.slot(), job)
+
+    def close(self):
+        self.launcher.close()
+
+    def slot(self):
+        """Return a free slot, once there is one."""
+        deadline = time.monotonic() + 60
+        while (slot := self.launcher.free_slot) is None:
+            assert time.monotonic() < deadline, "no slot"
+            assert self.launcher.wait(1.0) == []
+        return slot
 
     def until(self, wanted, go_on=True, best=False):
         """Return the events up to the first that `wanted` accepts."""
@@ -80,6 +97,28 @@ class Run:
         return end, events + self.launcher.drain(60)
 
 
+class NamedRun(Run):
+    """Runs jobs of the functions of `trainings`, each new one for another trial."""
+
+    def __init__(self, tmp_path, workers=1):
+        super().__init__(tmp_path, trainings.named, workers)
+        self.trial_id = -1
+
+    @property
+    def store(self):
+        """The folder with the checkpoints of the last trial."""
+        return self.folder / f"store-{self.trial_id}"
+
+    def begin(self, train, params=PARAMS, **job):
+        """Begin with another trial."""
+        self.trial_id += 1
+        self.go_on(train, params, **job)
+
+    def go_on(self, train, params=PARAMS, **job):
+        """Let the last trial go on."""
+        self.submit(self.trial_id, {**params, "train": train}, **job)
+
+
 @contextlib.contextmanager
 def starting(kind, tmp_path):
     """Yield what starts a launcher for a training, as a `Run` of some kind; all are closed at the end."""
@@ -91,4 +130,4 @@ def starting(kind, tmp_path):
 
     yield start
     for run in runs:
-        run.launcher.close()
+        run.close()

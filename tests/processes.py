@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -46,10 +47,11 @@ def wait_for(condition: Callable[[], bool], timeout: float, what: str) -> None:
         time.sleep(POLL)
 
 
-def answers(url: str) -> bool:
-    """Return whether an HTTP server answers at `url` with success."""
+def answers(url: str, certificate: Path | None = None) -> bool:
+    """Return whether an HTTP server answers at `url` with success; `certificate` is its own, with https."""
+    trusted = None if certificate is None else ssl.create_default_context(cafile=certificate)
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=5, context=trusted) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -35,7 +35,7 @@ def start(ledger, trial_id, gpus):
     ],
 )
 def test_running_jobs_spend_time_and_the_share_of_a_gpu_that_they_hold(clock, limits, hours, spent):
-    ledger = Ledger(Budget(**limits))
+    ledger = Ledger(Budget(**limits), slots=2)
     start(ledger, 0, 1.0)
     start(ledger, 1, 0.5)
     clock.now += hours * 3600 - 1
@@ -45,7 +45,7 @@ def test_running_jobs_spend_time_and_the_share_of_a_gpu_that_they_hold(clock, li
 
 
 def test_what_ended_and_what_was_spent_before_a_resume_counts(clock):
-    ledger = Ledger(Budget(gpu_hours=10, cost=100, price_per_gpu_hour=2))
+    ledger = Ledger(Budget(gpu_hours=10, cost=100, price_per_gpu_hour=2), slots=2)
     ledger.restore(epochs=7, seconds=3600, gpu_hours=4)
     start(ledger, 0, 1.0)
     ledger.ended(0, 3600)
@@ -59,7 +59,7 @@ def test_what_ended_and_what_was_spent_before_a_resume_counts(clock):
 
 
 def test_epochs_that_are_trained_again_are_spent_and_no_news(clock):
-    ledger = Ledger(Budget(epochs=6))
+    ledger = Ledger(Budget(epochs=6), slots=2)
     start(ledger, 0, 0.0)
     assert [ledger.trained(0, epoch) for epoch in (1, 2, 3)] == [True] * 3
     ledger.ended(0, 1.0)
@@ -84,7 +84,7 @@ def test_epochs_that_are_trained_again_are_spent_and_no_news(clock):
 )
 def test_a_spent_budget_pauses_what_runs_and_a_larger_one_goes_on(store, monkeypatch, budget, more, reason):
     # each epoch takes an hour of one GPU, which two workers share
-    monkeypatch.setattr("mlflow_hpo.launchers.local.visible_gpus", lambda: ["0"])
+    monkeypatch.setattr("mlflow_hpo.launchers.slots.visible_gpus", lambda: ["0"])
     monkeypatch.setattr(Ledger, "seconds", property(lambda ledger: 3600.0 * ledger.epochs))
     monkeypatch.setattr(Ledger, "gpu_hours", property(lambda ledger: float(ledger.epochs)))
     study = Study(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import time
 
@@ -10,8 +11,12 @@ import pytest
 import trainings
 from crashes import Driver, searched_with_kills, told, wait_until_running
 
-from mlflow_hpo import ConfigError, Study, StudyError, tune
+from mlflow_hpo import ConfigError, Decision, Optimizer, SearchSpace, Study, StudyError, tune
+from mlflow_hpo.launchers import LAUNCHERS
+from mlflow_hpo.launchers.local import LocalLauncher
+from mlflow_hpo.recording import Reports
 from mlflow_hpo.tracking.reader import read_study
+from mlflow_hpo.tracking.recovery import read_recording
 
 KEYS = {
     "metric": "loss",
@@ -269,3 +274,96 @@ def test_crashes_lose_and_double_nothing_with_four_workers(store, tmp_path, requ
         assert int(tags["hpo.epochs"]) == max(steps)
         config = {name: float(value) if name != "kind" else value for name, value in params.items()}
         assert dict(points["loss"]) == {step: trainings.curve(config, step) for step in steps}
+
+
+class LateLauncher(LocalLauncher):
+    """Has no slot for anybody until it was waited for, as a cluster has whose nodes are still to come."""
+
+    waited = False
+
+    @property
+    def free_slot(self):
+        return super().free_slot if self.waited else None
+
+    def wait(self, timeout):
+        self.waited = True
+        return super().wait(timeout)
+
+
+def test_running_trials_go_on_where_slots_come_later(store, monkeypatch):
+    monkeypatch.setitem(LAUNCHERS._builtin, "late", LateLauncher)
+    whole = search()
+    part = search(budget={"epochs": 5}, max_resource=9)
+    assert "SCHEDULED" in {status for _, status, _, _ in told(store, part.run_id).values()}
+    resumed = go_on(part.run_id, budget={"epochs": 1000}, launcher="late")
+    assert told(store, part.run_id) == told(store, whole.run_id)
+    assert resumed.summary().epochs == whole.summary().epochs
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_was_done_counts_where_the_order_is_not_known(store, seed):
+    study = search(workers=2)
+    before = told(store, study.run_id)
+    recording = read_recording(study.run_id)
+    mixed = random.Random(seed)
+    for trial in recording.trials.values():  # as if clocks of several machines disagreed
+        reports = trial.reports
+        late = mixed.uniform(0.0, 100.0)
+        losses = [report.metrics["loss"] for report in reports]
+        trial.reports = Reports(
+            [report.epoch for report in reports], [report.time + late for report in reports], {"loss": losses}
+        )
+    resumed = go_on(recording, workers=4)
+    assert resumed.best.value <= study.best.value
+    after = told(store, study.run_id)
+    for trial_id, (params, _, tags, points) in after.items():
+        assert params == before[trial_id][0]
+        assert points["loss"][: len(before[trial_id][3]["loss"])] == before[trial_id][3]["loss"]
+        assert int(tags["hpo.epochs"]) == max(step for step, _ in points["loss"])
+        assert resumed.optimizer.trials[trial_id].resource == int(tags["hpo.epochs"])
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "asha_stopping", "freeze_thaw"])
+def test_trials_go_on_that_once_went_on(scheduler):
+    searcher = "freeze_thaw" if scheduler == "freeze_thaw" else "random"
+    keys = {"mode": "min", "searcher": searcher, "scheduler": scheduler, "max_resource": 9, "trials": 18}
+    first, again = (Optimizer(SearchSpace(trainings.SPACE), **keys) for _ in range(2))
+
+    def go(optimizer, order):
+        """Train one job at a time, those that are known to go on when nothing else is left."""
+        jobs = []
+        while True:
+            while len(jobs) < 6 and (job := optimizer.ask()) is not None:
+                jobs.append(job)
+            if not jobs:
+                job = optimizer.catch_up()
+                if job is None:
+                    return
+                jobs.append(job)
+            job = jobs.pop(order.randrange(len(jobs)))
+            for epoch in range(job.start + 1, job.stop + 1):
+                value = trainings.curve(job.config, epoch) * (1 + job.trial_id % 3 * (9 - epoch))
+                if optimizer.report(job.trial_id, epoch, value) is Decision.STOP:
+                    break
+            optimizer.complete(job.trial_id)
+
+    go(first, random.Random(1))
+    reached = {trial_id: trial.resource for trial_id, trial in first.trials.items()}
+    stopped = [trial_id for trial_id, resource in reached.items() if resource < 9]
+    again.recall(
+        {trial_id: trial.config for trial_id, trial in first.trials.items()},
+        reached,
+        stopped if scheduler == "asha_stopping" else [],
+    )
+    go(again, random.Random(2))
+    differs = Optimizer(SearchSpace(trainings.SPACE), **keys)
+    differs.recall({trial_id: trial.config for trial_id, trial in first.trials.items()})
+    go(differs, random.Random(2))
+    others = {trial_id: trial.resource for trial_id, trial in differs.trials.items()}
+    assert any(others[trial_id] < resource for trial_id, resource in reached.items()), (
+        "the order matters here"
+    )
+    for trial_id, resource in reached.items():
+        assert again.trials[trial_id].resource >= resource
+        if scheduler == "asha_stopping":
+            assert again.trials[trial_id].resource == resource

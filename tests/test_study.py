@@ -107,6 +107,7 @@ def test_the_artifacts_of_a_study(store, tmp_path):
         study.best.trial_id, study.best.value, study.best.config
     )  # fmt: skip
     assert f"mlflow=={mlflow.__version__}\n" in (folder / "environment" / "packages.txt").read_text()
+    assert json.loads((folder / "environment" / "machine.json").read_text())["cores"] >= 1
     with (folder / "trials.csv").open(newline="") as file:
         rows = {int(row["trial"]): row for row in csv.DictReader(file)}
     for trial_id, run in children(store, study.run_id).items():

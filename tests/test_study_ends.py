@@ -1,8 +1,11 @@
 """A study that ends early by its own rules: a goal, and trials that stop by their own curves."""
 
+import pytest
 import trainings
 
-from mlflow_hpo import Study
+from mlflow_hpo import Study, StudyError
+from mlflow_hpo.bookkeeper import Bookkeeper
+from mlflow_hpo.tracking.tracker import Tracker
 
 
 def search(train, **keys):
@@ -41,3 +44,36 @@ def test_trials_that_diverge_end_early(store):
     }
     assert found == {("1", "KILLED")}
     assert study.summary().count("FINISHED") > 0
+
+
+def test_a_search_does_not_fail_for_artifacts_that_can_be_written_later(store, monkeypatch):
+    written = Tracker._log_text
+
+    def away(self, path, text):
+        if path in ("best_config.yaml", "trials.csv"):
+            raise ConnectionError("the bucket is away")
+        written(self, path, text)
+
+    monkeypatch.setattr(Tracker, "_log_text", away)
+    study = search(trainings.quick, trials=3, scheduler="full")
+    parent = store.get_run(study.run_id)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["hpo.warning"] == "cannot write trials.csv: the bucket is away"
+    assert parent.data.tags["hpo.best_trial"] == str(study.best.trial_id)
+    monkeypatch.undo()
+    again = Study(trainings.quick, resume=study.run_id)
+    assert again.run() == study.best
+    found = {each.path for each in store.list_artifacts(study.run_id)}
+    assert {"best_config.yaml", "trials.csv", "trials.json"} <= found
+
+
+def test_artifacts_that_will_never_be_written_are_a_failure(store, monkeypatch):
+    monkeypatch.setattr(Bookkeeper, "write_best", refused)
+    study = Study(trainings.quick, trainings.SPACE, metric="loss", mode="min", trials=2, max_resource=1)
+    with pytest.raises(StudyError, match="the bucket is not yours"):
+        study.run()
+    assert store.get_run(study.run_id).info.status == "FAILED"
+
+
+def refused(self, best):
+    raise StudyError("the bucket is not yours")

@@ -25,6 +25,11 @@ def quick(trial):
         trial.report(epoch, loss=curve(trial.params, epoch), seed=trial.seed)
 
 
+def named(trial):
+    """The function of this module that the configuration names."""
+    globals()[trial.params.pop("train")](trial)
+
+
 def whatever(trial):
     """Takes any space."""
     for epoch in trial.epochs():
@@ -63,6 +68,20 @@ def saves_and_raises(trial):
             trial.save_checkpoint(file.name)
         trial.report(epoch, loss=1.0)
         raise RuntimeError("after all")
+
+
+def tells_its_device(trial):
+    """Which GPU it may use, how many threads, and on which of Ray's nodes it is."""
+    node = int(trial._channel._staging.folder.parent.name.rsplit("-")[-1][:12], 16)
+    gpu, threads = os.environ["CUDA_VISIBLE_DEVICES"], os.environ["OMP_NUM_THREADS"]
+    trial.report(1, cuda=float(gpu), threads=float(threads), node=node)
+
+
+def counts_variables(trial):
+    """How many variables of its environment have a value."""
+    seen = sum(value == trial.params["value"] for value in os.environ.values())
+    print("two of them" if seen == 2 else "another number", flush=True)
+    trial.report(1, seen=seen)
 
 
 def leaves_its_time(trial):

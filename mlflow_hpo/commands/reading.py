@@ -1,4 +1,4 @@
-"""The commands that read studies back from MLflow: `show`, `list`, `best`, `export`."""
+"""The commands that read studies back from MLflow: `show`, `list`, `best`, `compare`, `export`."""
 
 from __future__ import annotations
 
@@ -69,6 +69,23 @@ def best(run_id: str, as_json: bool, debug: bool) -> None:
             echo_json(best_data(study))
             return
         for line in best_lines(study):
+            echo(line)
+
+
+@click.command()
+@click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID...")
+@_read
+def compare(run_ids: tuple[str, ...], as_json: bool, debug: bool) -> None:
+    """Print several studies side by side, the best first where all optimise one metric."""
+    with reported(debug):
+        from mlflow_hpo.reports.comparison import comparison_data, comparison_table
+        from mlflow_hpo.tracking.reader import read_study
+
+        studies = [read_study(run_id) for run_id in dict.fromkeys(run_ids)]
+        if as_json:
+            echo_json(comparison_data(studies))
+            return
+        for line in comparison_table(studies):
             echo(line)
 
 

@@ -3,11 +3,12 @@
 from mlflow_hpo.launchers.base import Launcher
 from mlflow_hpo.launchers.local import LocalLauncher
 from mlflow_hpo.launchers.project import ProjectLauncher
+from mlflow_hpo.launchers.ray import RayLauncher
 from mlflow_hpo.registry import Registry
 
 LAUNCHERS: Registry[Launcher] = Registry(
     "launcher",
     Launcher,  # type: ignore[type-abstract]
     "mlflow_hpo.launchers",
-    {"local": LocalLauncher, "project": ProjectLauncher},
+    {"local": LocalLauncher, "project": ProjectLauncher, "ray": RayLauncher},
 )

@@ -52,6 +52,9 @@ class Services(Protocol):
     def monitor(self) -> Monitor:
         """Open the machine's monitor."""
 
+    def check(self) -> None:
+        """Raise StudyError if checkpoints cannot be stored from this machine, which is not the driver's."""
+
     def environment(self, run_id: str, present: Mapping[str, str]) -> dict[str, str]:
         """Return an environment in which what a script logs goes to a run, made of the present one."""
 
@@ -100,6 +103,7 @@ class Outcome(enum.Enum):
     COMPLETED = "completed"  # reached `stop`
     STOPPED = "stopped"  # told to end at a report, or interrupted
     FAILED = "failed"  # raised, died, or timed out
+    UNFINISHED = "unfinished"  # done as far as there was a slot for it; the rest is to be handed out again
 
 
 class Cause(enum.Enum):

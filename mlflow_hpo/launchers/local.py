@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -33,10 +34,12 @@ from mlflow_hpo.launchers.base import (
 )
 from mlflow_hpo.launchers.copies import LocalCopies
 from mlflow_hpo.launchers.output import end_of
+from mlflow_hpo.launchers.slots import slots_here
 from mlflow_hpo.launchers.uploader import Away, Back, Queued, Settled, Upload, inherited
 from mlflow_hpo.launchers.worker import Inherit, Interrupt, Located, Ready, Reply, Setup, staging_of
 
 CLOSE_TIMEOUT = 10.0  # seconds that idle workers get to leave by themselves
+LAST_WORDS = 5.0  # seconds that a worker gets to exit that failed while it started
 LAST_UPLOADS = 600.0  # seconds that uploads under way get before the workers are stopped ...
 LAST_UPLOADS_AWAY = 10.0  # ... and those that wait for a store that is away
 TICK = 0.5  # seconds: how often it is looked whether all is stored
@@ -47,50 +50,13 @@ LOG_TAIL = 2_000  # characters of a dead worker's output that are worth keeping
 logger = logging.getLogger(__name__)
 
 
-def visible_gpus() -> list[str]:
-    """Return the ids of the CUDA devices that this process may use and that torch can use; [] when there is
-    none.
-
-    NVML is asked rather than torch: the driver process need not hold a CUDA context.
-    """
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is not None:
-        ids = [name.strip() for name in allowed.split(",") if name.strip() not in ("", "-1")]
-    else:
-        import pynvml
-
-        try:
-            pynvml.nvmlInit()
-            ids = [str(index) for index in range(pynvml.nvmlDeviceGetCount())]
-            pynvml.nvmlShutdown()
-        except pynvml.NVMLError:
-            return []
-    if not ids:
-        return []
-    import torch
-
-    return ids if torch.version.cuda is not None else []  # a CPU build of torch can't use them
-
-
-def make_slots(workers: int, gpus: list[str], cores: int) -> list[Slot]:
-    """Divide GPUs (round robin) and CPU threads among `workers` slots.
-
-    >>> [slot.env["CUDA_VISIBLE_DEVICES"] for slot in make_slots(3, ["0", "1"], 8)]
-    ['0', '1', '0']
-    >>> [slot.device for slot in make_slots(2, [], 8)]
-    ['cpu', 'cpu']
-    """
-    threads = str(max(1, cores // workers))
-    slots = []
-    for number in range(workers):
-        env = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-        if not gpus:
-            slots.append(Slot(number, "cpu", 0.0, env))
-            continue
-        gpu = number % len(gpus)
-        sharing = len(range(gpu, workers, len(gpus)))
-        slots.append(Slot(number, "cuda:0", 1 / sharing, {**env, "CUDA_VISIBLE_DEVICES": gpus[gpu]}))
-    return slots
+def packed(trainable: Any, services: Services) -> bytes:
+    """Return the training and the services as they go to workers. Raises ConfigError if they cannot."""
+    try:
+        payload: bytes = cloudpickle.dumps((trainable, services))
+    except Exception as error:
+        raise ConfigError("train", f"cannot be sent to the workers: {error}") from error
+    return payload
 
 
 @dataclass(slots=True)
@@ -110,8 +76,8 @@ class _Worker:
     spoilt: bool = False  # its last job may have left it without memory, or its device in a bad state
 
 
-class LocalLauncher(Launcher):
-    """Runs each trial in one of `workers` persistent processes on this machine.
+class WorkerPool(Launcher):
+    """Runs each trial in a persistent process on this machine, one for each slot.
 
     Each process imports torch and the training code once and keeps its slot's device and threads; one that
     dies takes its job down as FAILED and is replaced. One is also replaced after `jobs_per_worker` jobs, and
@@ -122,16 +88,16 @@ class LocalLauncher(Launcher):
     The newest checkpoint of a trial stays on this machine, too, for the trial's next job.
 
     Args:
-        workers: number of processes.
+        slots: where the trials run.
 
-    Raises:
-        ConfigError: `workers` is not 1 or more.
+    Attributes:
+        checks: whether a worker that starts sees to it that it reaches the stores.
     """
 
-    def __init__(self, workers: int) -> None:
-        if workers < 1:
-            raise ConfigError("workers", f"must be 1 or more, got {workers}")
-        self.slots = make_slots(workers, visible_gpus(), len(os.sched_getaffinity(0)))
+    checks = False
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self.slots = slots
         self._workers: dict[int, _Worker] = {}  # slot number -> worker
         self._copies = LocalCopies()
         self._stillborn = 0  # workers in a row that were killed while they started
@@ -139,10 +105,11 @@ class LocalLauncher(Launcher):
 
     def start(self, trainable: Any, services: Services, folder: Path) -> None:
         """Start all worker processes; they load torch and the training side by side."""
-        try:
-            self._payload = cloudpickle.dumps((trainable, services))
-        except Exception as error:
-            raise ConfigError("train", f"cannot be sent to the workers: {error}") from error
+        self.start_packed(packed(trainable, services), folder)
+
+    def start_packed(self, payload: bytes, folder: Path) -> None:
+        """Start as `start` does, with what `packed` made of the training and the services."""
+        self._payload = payload
         self._folder = folder
         for slot in self.slots:
             self._spawn(slot)
@@ -282,7 +249,7 @@ class LocalLauncher(Launcher):
             )
         worker = _Worker(slot, process, Connection(ours.detach()), log)
         self._workers[slot.number] = worker
-        self._send(worker, Setup(self._payload, slot.device, str(self._folder)))
+        self._send(worker, Setup(self._payload, slot.device, str(self._folder), self.checks))
         return worker
 
     def _send(self, worker: _Worker, message: object) -> None:
@@ -341,6 +308,9 @@ class LocalLauncher(Launcher):
 
     def _bury(self, worker: _Worker, *, retired: bool = False) -> list[Event]:
         """Replace a dead or `retired` worker; its job has failed, what it had to store is handed on."""
+        if not worker.ready and not worker.killed:  # its exit code tells whether it makes sense to try again
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(LAST_WORDS)
         _kill(worker)  # it may have closed its pipe without dying
         code = worker.process.wait()
         events: list[Event] = []
@@ -398,6 +368,21 @@ class LocalLauncher(Launcher):
             staging.clear()
         except OSError as error:
             logger.warning("the newest checkpoint of trial %d is lost: %s", job.trial_id, error)
+
+
+class LocalLauncher(WorkerPool):
+    """Runs trials on this machine: `workers` processes, spread over its GPUs or dividing its cores.
+
+    Args:
+        workers: number of processes.
+        gpus_per_trial: as `make_slots` has it.
+
+    Raises:
+        ConfigError: what `make_slots` raises.
+    """
+
+    def __init__(self, workers: int, *, gpus_per_trial: float | None = None) -> None:
+        super().__init__(slots_here(workers, gpus_per_trial))
 
 
 def _deadly(upload: Upload) -> str:

@@ -21,6 +21,9 @@ class Nowhere:
         """Return a monitor without readings."""
         return _NoReadings()
 
+    def check(self) -> None:
+        """Find nothing wrong, as nothing is stored."""
+
     def environment(self, run_id: str, present: Mapping[str, str]) -> dict[str, str]:
         """Return the present one."""
         del run_id

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import shutil
 import time
@@ -21,10 +20,10 @@ from mlflow_hpo.launchers.base import (
     Slot,
     TrialJob,
 )
-from mlflow_hpo.launchers.local import make_slots, visible_gpus
 from mlflow_hpo.launchers.processes import TICK, Guard
 from mlflow_hpo.launchers.project_contract import Project
 from mlflow_hpo.launchers.script import Habits, Script
+from mlflow_hpo.launchers.slots import slots_here
 
 LAST_OUTPUTS = 10.0  # seconds that an output on its way to the store gets when the launcher is closed
 
@@ -38,17 +37,16 @@ class ProjectLauncher(Launcher):
 
     Args:
         workers: number of scripts that run at a time.
+        gpus_per_trial: as `make_slots` has it.
 
     Raises:
-        ConfigError: `workers` is not 1 or more.
+        ConfigError: what `make_slots` raises.
     """
 
     trials_log = True
 
-    def __init__(self, workers: int) -> None:
-        if workers < 1:
-            raise ConfigError("workers", f"must be 1 or more, got {workers}")
-        self.slots = make_slots(workers, visible_gpus(), len(os.sched_getaffinity(0)))
+    def __init__(self, workers: int, *, gpus_per_trial: float | None = None) -> None:
+        self.slots = slots_here(workers, gpus_per_trial)
         self._guard: Guard | None = None
         self._waiting: dict[int, TrialJob] = {}  # slot number -> job whose run is on its way
         self._scripts: dict[int, Script] = {}  # slot number -> script

@@ -38,6 +38,9 @@ class ReplayLauncher(Launcher):
     the other launcher starts, and they go on from their last checkpoints. So a search is gone through again
     in the order in which it happened, as far as it is known, and within seconds.
 
+    As it takes no slot to tell of a job, there are `extra_slot`s: what is not recorded of a job in one of
+    them is left unfinished.
+
     Args:
         launcher: the one that runs what is not recorded.
         trials: the record; a trial whose run tells more than the epochs of one job is told job by job.
@@ -59,6 +62,15 @@ class ReplayLauncher(Launcher):
     def start(self, trainable: Any, services: Services, folder: Path) -> None:
         """Take note of what the other launcher will need."""
         self._start = lambda: self._launcher.start(trainable, services, folder)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether everything is told of the jobs handed in, and the other launcher is about to start."""
+        return self._start is not None and not self._replayed
+
+    def extra_slot(self, trial_id: int) -> Slot:
+        """Return a slot beyond those that there are, to tell of a trial."""
+        return replace(self.slots[0], number=-1 - trial_id)
 
     @property
     def free_slot(self) -> Slot | None:
@@ -94,8 +106,8 @@ class ReplayLauncher(Launcher):
             event = self._next(played)
             if event is not None:
                 return [event]
-        if self._start is not None:
-            self._go_live()
+        if self._start is not None and (put_off := self._go_live()):
+            return put_off
         return self._launcher.wait(timeout)
 
     def reply(self, trial_id: int, *, go_on: bool, best: bool) -> None:
@@ -155,6 +167,9 @@ class ReplayLauncher(Launcher):
             return Ended(job.trial_id, Outcome.FAILED, seconds, trial.reason)
         if _completed(trial, job):
             return Ended(job.trial_id, Outcome.COMPLETED, seconds)
+        if played.slot.number < 0:
+            del self._trials[job.trial_id]  # it is told
+            return Ended(job.trial_id, Outcome.UNFINISHED, 0.0)
         self._hand_on(played.slot, job)
         return None
 
@@ -167,14 +182,21 @@ class ReplayLauncher(Launcher):
         else:
             self._waiting[slot.number] = slot, job
 
-    def _go_live(self) -> None:
+    def _go_live(self) -> list[Event]:
+        """Start the other launcher with the jobs that wait; those that it has no slot for yet are put off."""
         self._live()
         start, self._start = self._start, None
         if start is not None:
             start()
-        for slot, job in self._waiting.values():
-            self._launcher.submit(slot, job)
+        put_off: list[Event] = []
+        for _, job in self._waiting.values():
+            self._trials.pop(job.trial_id, None)  # it is told
+            if (free := self._launcher.free_slot) is not None:
+                self._launcher.submit(free, job)
+            else:
+                put_off.append(Ended(job.trial_id, Outcome.UNFINISHED, 0.0))
         self._waiting.clear()
+        return put_off
 
 
 def _has_more(trial: RecordedTrial, job: TrialJob) -> bool:

@@ -58,6 +58,7 @@ class Setup:
     payload: bytes  # cloudpickle of (trainable, services)
     device: str
     folder: str
+    check: bool = False  # whether this machine reaches the stores
 
 
 @dataclass(frozen=True, slots=True)
@@ -463,6 +464,8 @@ def main(descriptor: int) -> None:
     replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
     setup: Setup = connection.recv()
     trainable, services = cloudpickle.loads(setup.payload)
+    if setup.check:
+        services.check()
     monitor = services.monitor()
     uploader = Uploader(services.checkpoints, outbox.send)
 

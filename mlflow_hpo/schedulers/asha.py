@@ -18,6 +18,7 @@ class _Rung:
     def __init__(self) -> None:
         self.losses: list[tuple[float, int]] = []  # (loss, trial) of all, ascending
         self.waiting: list[tuple[float, int]] = []  # heap of those with a finite loss, not promoted so far
+        self._given_up: list[tuple[float, int]] = []  # likewise, but these wait no more
 
     def count(self, loss: float, trial_id: int) -> None:
         """Rank a trial that never goes on."""
@@ -28,6 +29,21 @@ class _Rung:
         self.count(loss, trial_id)
         if loss < math.inf:
             heapq.heappush(self.waiting, (loss, trial_id))
+
+    def withdraw(self, trial_id: int) -> bool:
+        """Take a trial out that waits, or was given up; return whether it was there."""
+        for group in (self.waiting, self._given_up):
+            for place, (_, each) in enumerate(group):
+                if each == trial_id:
+                    del group[place]
+                    heapq.heapify(group)
+                    return True
+        return False
+
+    def give_up(self) -> None:
+        """Let nobody wait any more."""
+        self._given_up += self.waiting
+        self.waiting = []
 
     def promotable(self, eta: float) -> bool:
         """Whether the best waiting trial is among the best ``floor(n / eta)`` of all."""
@@ -104,6 +120,14 @@ class AshaScheduler(Scheduler):
             return next((place for place, rung in self._rungs.items() if rung.waiting), None)
         return None
 
+    def promote(self, trial_id: int) -> Assignment | None:
+        """Hand out a trial that waits at a rung, whatever its rank."""
+        for (bracket, level), rung in self._rungs.items():
+            if rung.withdraw(trial_id):
+                self._paused.pop(trial_id, None)
+                return self._start(trial_id, bracket, level + 1)
+        return None
+
     def _start(self, trial_id: int, bracket: int, level: int) -> Assignment:
         self._running[trial_id] = (bracket, level, math.inf)
         self._reached_the_end |= level == len(self.levels) - 1
@@ -148,6 +172,8 @@ class AshaScheduler(Scheduler):
         if self._closed and not self._running and not self.has_work:
             self.eliminated.extend(self._paused)
             self._paused.clear()
+            for rung in self._rungs.values():
+                rung.give_up()
 
     @property
     def has_work(self) -> bool:

@@ -101,6 +101,13 @@ class Scheduler(ABC):
     def complete(self, trial_id: int) -> None:
         """The trial's assignment ended: it reached `stop`, or obeyed `Decision.STOP`."""
 
+    def promote(self, trial_id: int) -> Assignment | None:
+        """Let a paused or eliminated trial go on out of its turn: it is known that it once did.
+
+        Returns None where this cannot be, as with all schedulers that do not say otherwise.
+        """
+        return None
+
     def retire(self, trial_id: int) -> None:
         """The running trial was stopped for good by somebody else, such as `EarlyStopping`.
 

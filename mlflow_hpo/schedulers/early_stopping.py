@@ -61,6 +61,10 @@ class EarlyStopping(Scheduler):
         """Hand out what the scheduler does."""
         return self._inner.next(new_trial_id)
 
+    def promote(self, trial_id: int) -> Assignment | None:
+        """Hand out what the scheduler does."""
+        return self._inner.promote(trial_id)
+
     def report(self, trial_id: int, resource: int, loss: float) -> Decision:
         """Tell the scheduler, then look at the trial's own curve."""
         decision = self._inner.report(trial_id, resource, loss)

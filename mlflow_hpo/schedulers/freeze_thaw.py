@@ -47,7 +47,7 @@ class FreezeThawScheduler(Scheduler):
         self._adviser: Adviser | None = None
         # (loss, trial) of the paused trials that may go on, ascending, by level; nothing follows the last
         self._waiting: list[list[tuple[float, int]]] = [[] for _ in self.levels[:-1]]
-        self._paused: dict[int, int] = {}  # trial -> level
+        self._paused: dict[int, None] = {}  # a set that keeps its order
         self._running: dict[int, int] = {}  # trial -> level
         self._losses: dict[int, float] = {}  # the last of each trial
         self._started = 0
@@ -73,7 +73,7 @@ class FreezeThawScheduler(Scheduler):
         ahead = new_trial_id is not None and sum(self._handed_out) > self._most_epochs
         trial_id = None if ahead else self._advice(may_start=new_trial_id is not None)
         if trial_id is not None:
-            return self._thaw(trial_id)
+            return self.promote(trial_id)
         if new_trial_id is None:
             return None
         self._started += 1
@@ -98,11 +98,16 @@ class FreezeThawScheduler(Scheduler):
         later = self._handed_out[level + 1 :]
         return bool(later) and self._trained[level] > sum(later) + self.max_resource
 
-    def _thaw(self, trial_id: int) -> Assignment:
-        level = self._paused.pop(trial_id)
-        waiting = self._waiting[level]
-        del waiting[bisect_left(waiting, (self._losses[trial_id], trial_id))]
-        return self._start(trial_id, level + 1)
+    def promote(self, trial_id: int) -> Assignment | None:
+        """Hand out a trial that waits at a level, whatever the model promises of it."""
+        key = self._losses.get(trial_id, math.inf), trial_id
+        for level, waiting in enumerate(self._waiting):
+            place = bisect_left(waiting, key)
+            if place < len(waiting) and waiting[place] == key:
+                del waiting[place]
+                self._paused.pop(trial_id, None)
+                return self._start(trial_id, level + 1)
+        return None
 
     def _start(self, trial_id: int, level: int) -> Assignment:
         self._running[trial_id] = level
@@ -120,7 +125,7 @@ class FreezeThawScheduler(Scheduler):
         """Pause the trial."""
         level = self._end(trial_id)
         if level < len(self._waiting):
-            self._paused[trial_id] = level
+            self._paused[trial_id] = None
             if self._losses[trial_id] < math.inf:
                 insort(self._waiting[level], (self._losses[trial_id], trial_id))
         self._eliminate()
@@ -145,7 +150,6 @@ class FreezeThawScheduler(Scheduler):
         if self._closed and not self._running and not self.has_work:
             self.eliminated.extend(self._paused)
             self._paused.clear()
-            self._waiting = [[] for _ in self._waiting]
 
     @property
     def has_work(self) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import posixpath
+import socket
 import tempfile
 import uuid
 from pathlib import Path
@@ -13,6 +14,8 @@ from urllib.parse import urlsplit
 
 from mlflow.environment_variables import MLFLOW_S3_UPLOAD_EXTRA_ARGS
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import is_local_uri
 
 from mlflow_hpo.errors import StudyError
 from mlflow_hpo.tracking.connect import ask, impatient, public_uri, reach
@@ -64,6 +67,22 @@ def reach_artifacts(uri: str) -> None:
         raise StudyError(f"{problem}: {error}") from None
     except BotoCoreError:  # settings that MLflow may read in another way
         return
+
+
+def check_shared(uri: str) -> None:
+    """Check on another machine than the driver's that the folder of the parent run's artifacts is there, too.
+
+    Args:
+        uri: root of those artifacts, of which the driver has written some; not all are folders.
+
+    Raises:
+        StudyError: it is a folder that this machine does not have.
+    """
+    if is_local_uri(uri) and not Path(local_file_uri_to_path(uri)).is_dir():
+        raise StudyError(
+            f"artifact store: {uri} is no folder on {socket.gethostname()}, where trials run: it must be on "
+            "a file system that all machines share, in an object store, or served by the tracking server"
+        )
 
 
 def check_writable(uri: str, tracking_uri: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import mlflow
 from mlflow.entities import Run
@@ -31,13 +31,26 @@ def read_study(run_id: str) -> StudySummary:
     client = connect()
     parent = found_run(client, run_id, "run_id")
     check_study(parent, "run_id")
-    tags, metrics = parent.data.tags, parent.data.metrics
-    params = {**parent.data.params, **_changed(tags)}
-    space = SearchSpace(json.loads(_text(run_id, "space.json")))
-    trials = [_trial(run, space, tags["hpo.metric"]) for run in trial_runs(client, parent)]
+    return summarised(parent, read_space(run_id), trial_runs(client, parent))
+
+
+def read_space(run_id: str) -> SearchSpace:
+    """Return the search space of a study. Raises StudyError where the artifact store is unreachable."""
+    return SearchSpace(json.loads(_text(run_id, "space.json")))
+
+
+def settings(parent: Run) -> dict[str, str]:
+    """Return the params of a study as they were last changed."""
+    return {**parent.data.params, **_changed(parent.data.tags)}
+
+
+def summarised(parent: Run, space: SearchSpace, runs: Iterable[Run]) -> StudySummary:
+    """Return the state of a study as its parent run and those of its trials tell it."""
+    tags, metrics, params = parent.data.tags, parent.data.metrics, settings(parent)
+    trials = [_trial(run, space, tags["hpo.metric"]) for run in runs]
     end = parent.info.end_time or int(time.time() * 1000)
     return StudySummary(
-        run_id=run_id,
+        run_id=parent.info.run_id,
         name=parent.info.run_name,
         experiment_id=parent.info.experiment_id,
         tracking_uri=mlflow.get_tracking_uri(),

@@ -5,27 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from array import array
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any
 
 import mlflow
 import yaml
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from mlflow_hpo.constraints import parse_constraints
 from mlflow_hpo.errors import StudyError
 from mlflow_hpo.recording import RecordedTrial, Recording, Reports
-from mlflow_hpo.steps import Point, as_told
+from mlflow_hpo.steps import Point
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
 from mlflow_hpo.tracking.connect import ask, connect, impatient
-from mlflow_hpo.tracking.history import HISTORY, NOTES, SCHEMA
-from mlflow_hpo.tracking.logged import logged_value
+from mlflow_hpo.tracking.curves import Curve, Reading, written_curves
 from mlflow_hpo.tracking.runs import PAGE, check_study, found_run, trial_runs
 from mlflow_hpo.tracking.spool import spool_folder
 from mlflow_hpo.tracking.sync import sync
@@ -36,8 +32,6 @@ REMEMBERED = "hpo.remembered"  # tag of the parent run: so many trials are of ea
 RESUMES = "hpo.resumes"  # tag of the parent run: how often the study was resumed
 SAMPLES = "hpo.samples"  # tag of a trial: how many samples of system metrics it has
 STEPS = "trials_done"  # the metric of the parent run that every step of the progress has
-
-Curve: TypeAlias = "tuple[array[int], array[float]]"  # epochs, values
 
 _THREADS = 8
 _SYSTEM = "system/"
@@ -103,22 +97,9 @@ def read_settings(parent: Run) -> dict[str, Any]:
     return keys
 
 
-def _names(keys: Mapping[str, Any]) -> list[str]:
-    """Return the metrics that the search looks at."""
-    constraints = parse_constraints(keys.get("constraints", []))
-    return list(dict.fromkeys([keys["metric"]["name"], *(each.metric for each in constraints)]))
-
-
 def _trials(client: MlflowClient, parent: Run, keys: Mapping[str, Any]) -> dict[int, RecordedTrial]:
-    names = _names(keys)
-    written = _written(parent, names)
-    reading = _Reading(
-        client,
-        names,
-        frozenset(keys["space"]),
-        keys.get("launcher") == "project",
-        keys.get("project", {}).get("steps") == "count",
-    )
+    reading = Reading.of(client, keys)
+    written = _written(parent, reading.names)
     found: dict[int, tuple[tuple[int, int, int], RecordedTrial]] = {}
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="mlflow-hpo-recovery") as pool:
         children = trial_runs(client, parent)
@@ -150,48 +131,12 @@ def _written(parent: Run, names: list[str]) -> dict[str, Curve]:
     """
     if len(names) > 1:
         return {}
-    known: dict[str, Curve] = {}
-    for path in (HISTORY, NOTES):
-        with contextlib.suppress(Exception), impatient():  # it only saves time
-            found = json.loads(mlflow.artifacts.load_text(f"runs:/{parent.info.run_id}/{path}"))
-            if found["schema"] == SCHEMA:
-                for trial in found["trials"]:
-                    if len(trial["curve"]) == trial.get("reports"):
-                        epochs, values = zip(*trial.pop("curve"), strict=True)
-                        known[trial["run_id"]] = array("q", epochs), array("d", values)
-    return known
+    with impatient():
+        written = written_curves(parent.info.run_id)
+    return {run_id: curve for run_id, (curve, whole) in written.items() if whole}
 
 
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """How the trials of a study are read.
-
-    Attributes:
-        client: of the store.
-        names: of the metrics that the search looks at, the optimised one first.
-        space: names of the parameters that are searched; scripts log others beside them.
-        scripts: whether the trials are scripts that have logged by themselves, with steps of their own.
-        counted: whether those are no epochs, and their values are counted.
-    """
-
-    client: MlflowClient
-    names: list[str]
-    space: frozenset[str]
-    scripts: bool
-    counted: bool
-
-    def history(self, run: Run, name: str) -> list[Point]:
-        """Return what is logged of a metric; of one that the search looks at, by epoch."""
-        problem = "MLFLOW_TRACKING_URI: cannot read the metrics of a trial"
-        found = ask(problem, self.client.get_metric_history, run.info.run_id, name)
-        points = [Point(each.step, each.timestamp / 1000, logged_value(each.value)) for each in found]
-        if not self.scripts or name not in self.names:
-            return points
-        told = as_told(points, int(run.data.tags.get("hpo.epochs", "0")), counted=self.counted)
-        return [Point(epoch, point.time, point.value) for epoch, point in told.items()]
-
-
-def _trial(reading: _Reading, run: Run, written: Mapping[str, Curve]) -> RecordedTrial:
+def _trial(reading: Reading, run: Run, written: Mapping[str, Curve]) -> RecordedTrial:
     run_id, tags, names = run.info.run_id, run.data.tags, reading.names
     trial = RecordedTrial(
         trial_id=int(tags["hpo.trial"]),
@@ -216,7 +161,7 @@ def _trial(reading: _Reading, run: Run, written: Mapping[str, Curve]) -> Recorde
     return trial
 
 
-def _look_closely(reading: _Reading, run: Run, trial: RecordedTrial) -> None:
+def _look_closely(reading: Reading, run: Run, trial: RecordedTrial) -> None:
     """Find out what was written of a trial before its driver was killed."""
     histories = {name: reading.history(run, name) for name in run.data.metrics}
     trial.points = frozenset((name, point.step) for name in histories for point in histories[name])

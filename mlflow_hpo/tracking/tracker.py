@@ -12,13 +12,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import yaml
-from mlflow.entities import Run, RunTag
+from mlflow.entities import DatasetInput, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
@@ -27,7 +26,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_
 
 from mlflow_hpo.errors import StudyError
 from mlflow_hpo.recording import RecordedTrial, Recording
-from mlflow_hpo.tracking.artifacts import check_writable
+from mlflow_hpo.tracking.artifacts import check_shared, check_writable
+from mlflow_hpo.tracking.away import in_one_line
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
 from mlflow_hpo.tracking.connect import (
     ask,
@@ -54,7 +54,22 @@ logger = logging.getLogger(__name__)
 
 
 class WorkerServices(Following):
-    """What workers need of the tracking room; it goes to them through a pipe and is written nowhere."""
+    """What workers need of the tracking room; it goes to them through a pipe and is written nowhere.
+
+    Args:
+        tracking_uri: of the store.
+        experiment_id: of the runs.
+        artifact_uri: root of the parent run's artifacts.
+    """
+
+    def __init__(self, tracking_uri: str, experiment_id: str, artifact_uri: str) -> None:
+        super().__init__(tracking_uri, experiment_id)
+        self._artifact_uri = artifact_uri
+
+    def check(self) -> None:
+        """Raise StudyError if checkpoints cannot be stored from this machine."""
+        check_shared(self._artifact_uri)
+        check_writable(self._artifact_uri, self._tracking_uri)
 
     def checkpoints(self, location: str) -> ArtifactCheckpoints:
         """Open the checkpoint store of the trial whose run has the artifact root `location`."""
@@ -99,7 +114,7 @@ class Tracker:
         self.run_name: str = parent.info.run_name
         self.experiment_id: str = parent.info.experiment_id
         self.artifact_uri: str = parent.info.artifact_uri
-        self.services = WorkerServices(self.tracking_uri, self.experiment_id)
+        self.services = WorkerServices(self.tracking_uri, self.experiment_id, self.artifact_uri)
         self._writer: Writer | KnownRunsWriter = Writer(client, study=self.run_id)
         self._known: dict[int, RecordedTrial] = {}
         if recording is not None:
@@ -116,6 +131,7 @@ class Tracker:
         tags: Mapping[str, str],
         params: Mapping[str, str],
         artifacts: Mapping[str, str],
+        data: DatasetInput | None = None,
         source: Mapping[str, str] | None = None,
     ) -> Tracker:
         """Begin a study: make its parent run, or take the one that `mlflow run` made.
@@ -128,6 +144,7 @@ class Tracker:
             params: params of the parent run.
             artifacts: texts for the parent run's artifacts, path -> content. They are written before any
                 trial starts, which shows that the artifact store can be written.
+            data: what is trained on, if that is known.
             source: tags of every run that say where the training code is from, where it is not this process.
 
         Raises:
@@ -141,6 +158,8 @@ class Tracker:
         tracker = cls(client, parent, context, lease)
         try:
             tracker.log_first(artifacts)
+            if data is not None:
+                ask(_cannot_write(), client.log_inputs, parent.info.run_id, [data])
         except BaseException as error:
             tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             tracker.close()
@@ -200,6 +219,11 @@ class Tracker:
             self._writer.release()
         self._writer.tags(self.run_id, {**tags, "hpo.stop_reason": ""})
         self._writer.status(self.run_id, "RUNNING")
+
+    @property
+    def client(self) -> MlflowClient:
+        """For reading what is in the store."""
+        return self._client
 
     @property
     def away(self) -> float | None:
@@ -341,31 +365,39 @@ class Tracker:
         return None
 
     def table(self, record: StudySummary) -> None:
-        """Write the table of trials to the parent run, as CSV and as an MLflow table."""
+        """Write the table of trials to the parent run, as CSV and as an MLflow table.
+
+        Raises StudyError of one line where that fails: a StoreAwayError if it may succeed later.
+        """
         rows = [_row(trial, record.metric) for trial in record.trials]
         columns = list(dict.fromkeys(column for row in rows for column in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
-        self._log_text("trials.csv", text.getvalue())
+        self.log_text("trials.csv", text.getvalue())
         data = {column: [row.get(column) for row in rows] for column in columns}
         if MLFLOW_LOGGED_ARTIFACTS in self._tags:  # `log_table` would append to the one of before
             split = {"columns": columns, "data": [list(row) for row in zip(*data.values(), strict=True)]}
-            self._log_text("trials.json", json.dumps(split))
+            self.log_text("trials.json", json.dumps(split))
         else:
-            self._client.log_table(self.run_id, data, "trials.json")
+            with in_one_line("cannot write trials.json"), impatient():
+                self._client.log_table(self.run_id, data, "trials.json")
 
     def log_text(self, path: str, text: str) -> None:
-        """Write a text artifact to the parent run."""
-        self._log_text(path, text)
+        """Write a text artifact to the parent run.
+
+        Raises StudyError of one line where that fails: a StoreAwayError if it may succeed later.
+        """
+        with in_one_line(f"cannot write {path}"), impatient():
+            self._log_text(path, text)
 
     def log_later(self, path: str, text: str) -> None:
         """Write a text artifact to the parent run in the background; a failure is told, not raised."""
         self._in_background(f"cannot write {path}", self._log_text, path, text)
 
     def flush(self) -> None:
-        """Wait until everything is written. Raises StudyError if the store refuses it."""
+        """Wait until everything is written. Raises what `Writer.flush` does."""
         self._writer.flush()
 
     def describe(self, text: str) -> None:
@@ -446,12 +478,6 @@ def _context(source: Mapping[str, str] | None) -> dict[str, str]:
 
 def _cannot_write() -> str:
     return f"MLFLOW_TRACKING_URI: cannot write to {public_uri(mlflow.get_tracking_uri())}"
-
-
-def packages() -> str:
-    """Return name==version of every installed distribution, a line each."""
-    found = {f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"]}
-    return "\n".join(sorted(found, key=str.lower)) + "\n"
 
 
 def as_yaml(data: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from mlflow_hpo.errors import StudyError
+from mlflow_hpo.errors import StoreAwayError, StudyError
 from mlflow_hpo.tracking.backlog import INTERVAL, Backlog, Flight, Waiting
 from mlflow_hpo.tracking.batch import Batch
 from mlflow_hpo.tracking.connect import store_name, without_passwords
@@ -174,11 +174,12 @@ class Writer:
         """Wait until everything handed over so far is written.
 
         Raises:
-            StudyError: the store refused something for good, or is away for longer than the patience.
+            StudyError: the store refused something for good.
+            StoreAwayError: the store is away for longer than the patience; what it lacks is on the disk.
         """
         with self._open():
             if not self._wait() and self._error is None:
-                raise StudyError(self._left())
+                raise StoreAwayError(self._left())
         self.check()
 
     def close(self) -> None:

@@ -10,7 +10,8 @@ import cloudpickle
 import psutil
 import pytest
 import trainings
-from launching import PARAMS, Run
+from launcher_contract import LauncherContract
+from launching import PARAMS, NamedRun, Run
 
 from mlflow_hpo import ConfigError, StudyError
 from mlflow_hpo.launchers.base import (
@@ -20,25 +21,20 @@ from mlflow_hpo.launchers.base import (
     Heartbeat,
     Outcome,
     Reported,
-    Sampled,
     TrialJob,
-    Warned,
 )
-from mlflow_hpo.launchers.local import LocalLauncher, make_slots
+from mlflow_hpo.launchers.local import LocalLauncher
 
 # workers can't import this file: it lies in no package, and only what is installed is on their path
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def test_a_job_reports_every_epoch_and_samples_the_machine(start_jobs):
-    run = start_jobs(trainings.quick)
-    run.submit()
-    end, events = run.to_end()
-    assert (end.trial_id, end.outcome, end.reason) == (0, Outcome.COMPLETED, "")
-    assert [event.epoch for event in events if isinstance(event, Reported)] == [1, 2, 3]
-    samples = [event for event in events if isinstance(event, Sampled)]
-    assert samples[0].metrics == {"system/test": 1.0}
-    assert samples[0].number == 0
+class TestContract(LauncherContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def run(cls, tmp_path_factory):
+        with contextlib.closing(NamedRun(tmp_path_factory.mktemp("contract"))) as run:
+            yield run
 
 
 def test_a_worker_is_used_again(start_jobs):
@@ -49,141 +45,6 @@ def test_a_worker_is_used_again(start_jobs):
         _, events = run.to_end()
         pids |= {event.metrics["pid"] for event in events if isinstance(event, Reported)}
     assert len(pids) == 1
-
-
-def test_a_promoted_trial_goes_on_from_its_checkpoint(start_jobs):
-    run = start_jobs(trainings.with_checkpoints)
-    run.submit(stop=2)
-    _, events = run.to_end()
-    assert [event.epoch for event in events if isinstance(event, CheckpointStored)] == [2]
-    run.submit(start=2, stop=4)
-    _, events = run.to_end()
-    reports = [event for event in events if isinstance(event, Reported)]
-    assert [(event.epoch, event.metrics["length"]) for event in reports] == [(3, 3), (4, 4)]
-
-
-def test_the_best_epochs_checkpoint_is_stored_beside_the_newest(start_jobs):
-    run = start_jobs(trainings.with_checkpoints)
-    run.submit(stop=3)
-    events = run.until(lambda event: isinstance(event, Reported))
-    run.launcher.reply(0, go_on=True, best=True)
-    _, events = run.to_end()
-    assert [event.epoch for event in events if isinstance(event, CheckpointStored)] == [1, 3]
-
-
-def test_a_corrupt_checkpoint_falls_back_to_the_one_before(start_jobs, tmp_path):
-    run = start_jobs(trainings.with_checkpoints)
-    run.submit(stop=2)
-    run.to_end()
-    (tmp_path / "store-0" / "3.corrupt").touch()
-    run.submit(start=3, stop=4)
-    end, events = run.to_end()
-    assert end.outcome is Outcome.COMPLETED
-    [warning] = [event for event in events if isinstance(event, Warned)]
-    assert warning.message.startswith("checkpoint of epoch 3 is corrupt")
-    assert [event.epoch for event in events if isinstance(event, Reported)] == [3, 4]
-
-
-def test_without_any_intact_checkpoint_training_begins_from_scratch(start_jobs, tmp_path):
-    (tmp_path / "store-0").mkdir()
-    (tmp_path / "store-0" / "2.corrupt").touch()
-    run = start_jobs(trainings.with_checkpoints)
-    run.submit(start=2, stop=3)
-    _, events = run.to_end()
-    warnings = [event.message for event in events if isinstance(event, Warned)]
-    assert warnings[-1] == "no intact checkpoint for epoch 2: training from scratch"
-    assert [event.epoch for event in events if isinstance(event, Reported)] == [1, 2, 3]
-
-
-def test_told_to_stop_a_trial_stores_its_checkpoint_and_ends(start_jobs):
-    run = start_jobs(trainings.with_checkpoints)
-    run.submit(stop=9)
-    end, events = run.to_end(go_on=False)
-    assert end.outcome is Outcome.STOPPED
-    assert [event.epoch for event in events if isinstance(event, CheckpointStored)] == [1]
-
-
-def test_careless_training_stops_all_the_same(start_jobs):
-    run = start_jobs(trainings.swallows_everything)
-    run.submit(stop=1000)
-    end, events = run.to_end(go_on=False)
-    assert end.outcome is Outcome.STOPPED
-    assert sum(isinstance(event, Reported) for event in events) == 1
-
-
-def test_an_interrupt_ends_a_trial_in_the_middle_of_an_epoch(start_jobs):
-    run = start_jobs(trainings.endless_epoch)
-    run.submit(stop=9)
-    run.until(lambda event: isinstance(event, Reported))
-    run.launcher.reply(0, go_on=True, best=False)
-    time.sleep(0.3)  # let it enter the endless epoch
-    run.launcher.interrupt(0)
-    end, events = run.to_end()
-    assert end.outcome is Outcome.STOPPED
-    assert [event.epoch for event in events if isinstance(event, CheckpointStored)] == [1]
-
-
-def test_a_late_interrupt_does_not_hit_the_next_job(start_jobs):
-    run = start_jobs(trainings.quick)
-    run.submit(0, stop=1)
-    while not run.launcher.wait(1.0):
-        pass
-    run.launcher.reply(0, go_on=True, best=False)
-    time.sleep(0.5)  # the job ends, but we have not read that yet
-    run.launcher.interrupt(0)
-    end, _ = run.to_end()
-    assert end.outcome is Outcome.COMPLETED
-    run.submit(1, stop=2)
-    end, _ = run.to_end()
-    assert end.outcome is Outcome.COMPLETED
-
-
-@pytest.mark.parametrize(
-    ("train", "reason"),
-    [
-        (trainings.raises, "ValueError: x is 0.500"),
-        (trainings.exits, "SystemExit: 3"),
-        (trainings.exits_at_once, "the worker process died: exit code 7"),
-        (trainings.dies_for_positive, "the worker process died: signal SIGKILL"),
-        (trainings.returns_early, "the training returned after reporting epoch 1 of 3"),
-        (trainings.says_nothing, "the training returned after reporting epoch 0 of 3"),
-        (trainings.reports_backwards, "StudyError: report: epoch 1 after epoch 2; epochs must ascend"),
-        (trainings.reports_text, "StudyError: report: loss must be a number, got str 'low'"),
-    ],
-)
-def test_whatever_goes_wrong_ends_as_a_failure_with_its_reason(start_jobs, train, reason):
-    run = start_jobs(train)
-    run.submit()
-    end, _ = run.to_end()
-    assert (end.outcome, end.reason) == (Outcome.FAILED, reason)
-
-
-def test_a_failure_brings_the_end_of_its_traceback(start_jobs):
-    run = start_jobs(trainings.raises)
-    run.submit()
-    end, _ = run.to_end()
-    assert "trainings.py" in end.details
-    assert end.details.rstrip().endswith("and more")
-
-
-def test_a_dead_worker_brings_the_end_of_its_output_and_is_replaced(start_jobs):
-    run = start_jobs(trainings.dies_for_positive)
-    run.submit(0, {"x": 0.5})
-    end, _ = run.to_end()
-    assert "about to die" in end.details
-    run.submit(1, {"x": -0.5})
-    end, _ = run.to_end()
-    assert (end.trial_id, end.outcome) == (1, Outcome.COMPLETED)
-
-
-def test_a_killed_trial_fails_with_the_given_reason(start_jobs):
-    run = start_jobs(trainings.endless_epoch)
-    run.submit()
-    run.until(lambda event: isinstance(event, Reported))
-    run.launcher.reply(0, go_on=True, best=False)
-    run.launcher.kill(0, "took too long")
-    end, _ = run.to_end()
-    assert (end.outcome, end.reason) == (Outcome.FAILED, "took too long")
 
 
 def test_a_worker_is_replaced_after_so_many_jobs_and_what_it_had_to_store_is_stored(start_jobs):
@@ -345,25 +206,6 @@ def test_signals_of_the_terminal_do_not_reach_workers(start_jobs):
     run.launcher.reply(0, go_on=True, best=False)
     end, _ = run.to_end()
     assert end.outcome is Outcome.COMPLETED
-
-
-def test_a_busy_slot_takes_no_second_job(start_jobs):
-    run = start_jobs(trainings.quick)
-    slot = run.launcher.free_slot
-    run.submit()
-    assert run.launcher.free_slot is None
-    with pytest.raises(RuntimeError, match="slot 0 is busy with trial 0"):
-        run.launcher.submit(slot, TrialJob(1, {}, 0, 1, 0, ""))
-
-
-def test_threads_and_gpus_are_divided():
-    slots = make_slots(4, ["0", "3", "GPU-x"], 8)
-    assert [slot.env["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "3", "GPU-x", "0"]
-    assert [slot.gpus for slot in slots] == [0.5, 1.0, 1.0, 0.5]
-    assert {slot.device for slot in slots} == {"cuda:0"}
-    assert {slot.env["OMP_NUM_THREADS"] for slot in slots} == {"2"}
-    [slot] = make_slots(1, [], 8)
-    assert (slot.device, slot.gpus, slot.env["OMP_NUM_THREADS"]) == ("cpu", 0.0, "8")
 
 
 def test_workers_must_be_positive():

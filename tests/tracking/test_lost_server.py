@@ -2,10 +2,14 @@
 
 import mlflow
 import pytest
+import trainings
 from mlflow.tracking import MlflowClient
 from restartable import mlflow_server
 
+from mlflow_hpo import Study
+from mlflow_hpo.errors import StoreAwayError
 from mlflow_hpo.tracking.connect import connect
+from mlflow_hpo.tracking.sync import sync
 from mlflow_hpo.tracking.writer import Writer
 
 pytestmark = pytest.mark.servers
@@ -69,3 +73,42 @@ def test_every_point_is_there_once(empty_store, tmp_path, monkeypatch, wait_for,
         for name in ("loss", "nan"):
             history = client.get_metric_history(run_id, name)
             assert sorted(point.step for point in history) == list(range(1, 1201))
+
+
+def test_a_study_that_ends_while_the_server_is_away(empty_store, tmp_path, monkeypatch, spools):
+    database = tmp_path / "mlflow.db"
+    database.write_bytes(empty_store.read_bytes())
+    env = {"MLFLOW_DISABLE_TELEMETRY": "1"}
+    server, uri = mlflow_server(f"sqlite:///{database}", env, tmp_path, workers=1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setitem(Writer.__init__.__kwdefaults__, "patience", 1.0)
+    server.start()
+    try:
+        keys = {"metric": "loss", "mode": "min", "searcher": "random", "max_resource": 3, "trials": 3}
+        study = Study(trainings.quick, trainings.SPACE, **keys)
+        conclude = study._conclude
+
+        def conclude_alone(folder):
+            server.kill()
+            conclude(folder)
+
+        monkeypatch.setattr(study, "_conclude", conclude_alone)
+        with pytest.raises(StoreAwayError, match="`mlflow-hpo sync` writes it when the store is back"):
+            study.run()
+        server.start()
+        client = MlflowClient(uri)
+        assert client.get_run(study.run_id).info.status == "RUNNING"
+        [left] = spools.iterdir()
+        sync(left, client)
+        parent = client.get_run(study.run_id)
+        assert (parent.info.status, parent.data.tags["hpo.best_trial"]) == (
+            "FINISHED", str(study.best.trial_id)
+        )  # fmt: skip
+        trials = client.search_runs(["0"], f"tags.`mlflow.parentRunId` = '{study.run_id}'")
+        assert len(trials) == 3
+        assert "RUNNING" not in {run.info.status for run in trials}
+        assert Study(trainings.quick, resume=study.run_id).run() == study.best
+        found = {each.path for each in client.list_artifacts(study.run_id)}
+        assert {"best_config.yaml", "history.json", "trials.csv", "trials.json"} <= found
+    finally:
+        server.kill()
