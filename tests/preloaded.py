@@ -20,7 +20,17 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 
-HEAVY = ("mlflow", "mlflow.projects", "sklearn.linear_model", "torch", "mlflow_hpo.study", "mlflow_hpo.cli")
+HEAVY = (
+    *(
+        "alembic.command",
+        "hyperopt",
+        "mlflow.projects",
+        "mlflow.pytorch",
+        "mlflow.store.tracking.sqlalchemy_store",
+    ),
+    *("sklearn.linear_model", "torch", "mlflow_hpo.cli", "mlflow_hpo.doctor", "mlflow_hpo.study"),
+    "mlflow_hpo.training.serving",
+)
 COMMANDS = {"python": "", "mlflow": "mlflow", "mlflow-hpo": "mlflow_hpo"}  # command -> its module
 SCRIPT = """\
 #!{python} -IS

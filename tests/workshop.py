@@ -6,6 +6,12 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import mlflow
+
+PROJECT_SEARCH = (
+    "mlflow run https://github.com/you/project --backend hpo --backend-config search.json -P data=train.csv"
+)
+
 
 @dataclass(frozen=True)
 class Workshop:
@@ -38,3 +44,16 @@ class Workshop:
             timeout=timeout,
             check=False,
         )
+
+    def study_of_project(self) -> str:
+        """Return the study of the project that the guide takes for granted; it is made if need be."""
+        client = mlflow.MlflowClient(self.environment["MLFLOW_TRACKING_URI"])
+        experiments = [each.experiment_id for each in client.search_experiments()]
+        search = f"{PROJECT_SEARCH} --env-manager local"
+        if search not in self.done:
+            made = self.run(search)
+            assert made.returncode == 0, made.stdout
+            self.done.add(search)
+        where = "tags.`hpo.kind` = 'study' and tags.`mlflow.source.name` LIKE 'https://%'"
+        [latest, *_] = client.search_runs(experiments, where)
+        return str(latest.info.run_id)

@@ -76,7 +76,8 @@ def workshop(environment: dict[str, str], tmp_path_factory: pytest.TempPathFacto
     client = mlflow.MlflowClient(environment["MLFLOW_TRACKING_URI"])
     experiment = client.get_experiment_by_name("digits")
     [study] = client.search_runs([experiment.experiment_id], "tags.`hpo.kind` = 'study'")
-    return Workshop(folder, environment, study.info.run_id, study.data.tags["hpo.best_run"])
+    done_already = {"mlflow-hpo run"}
+    return Workshop(folder, environment, study.info.run_id, study.data.tags["hpo.best_run"], done_already)
 
 
 def _as_repository(source: Path, target: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import yaml
 from snippets import ALL, ROOT, Snippet
 from workshop import Workshop
 
+from mlflow_hpo import Study, cli
 from mlflow_hpo.config import StudyConfig
 from mlflow_hpo.importing.sweeps import from_sweep, is_sweep
 from mlflow_hpo.preparation import make_optimizer
@@ -24,11 +26,12 @@ SMALLER = [  # what a newcomer means to take a while
     (r"(workers[= ])\d+", r"\g<1>1"),
     (r"(epochs[= ])\d+", r"\g<1>1"),
     (r"^(mlflow run (?!.*--env-manager).*)", r"\1 --env-manager local"),
-    (r"^(mlflow run \.(?! -e)(?!.*resume)(?!.*trials=).*)", r"\1 -P trials=2 -P workers=1"),
-    (r"^(mlflow run \.(?! -e)(?!.*resume).*)", r"\1 -P max_epochs=1"),
-    (r"^(mlflow-hpo run (?!.*--config)(?!.*--trials).*)", r"\1 --trials 2"),
-    (r"^(mlflow-hpo run (?!.*--config).*)", r"\1 --max-epochs 1"),
+    (r"^(mlflow run \.(?!.* -e )(?!.*resume)(?!.*trials=).*)", r"\1 -P trials=2 -P workers=1"),
+    (r"^(mlflow run \.(?!.* -e )(?!.*resume).*)", r"\1 -P max_epochs=1"),
+    (r"^(mlflow-hpo run(?!.*--config)(?!.*--trials).*)", r"\1 --trials 2"),
+    (r"^(mlflow-hpo run(?!.*--config).*)", r"\1 --max-epochs 1"),
 ]
+NOT_KEYS = {"config", "resume", "take_over", "plain", "debug"}  # flags that are no keys of search.yaml
 COMPLETE: dict[str, Any] = {  # with what the keys of one block stand for themselves
     "metric": {"name": "val_accuracy", "mode": "max"},
     "space": {
@@ -50,15 +53,26 @@ def of(*languages: str) -> list[Any]:
 
 @pytest.mark.parametrize("snippet", of("python"))
 def test_python_runs(snippet: Snippet, environment: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "example.py").write_text(snippet.text)
+    small = re.sub(r"workers=\d+", "workers=1", re.sub(r"trials=\d+", "trials=3", snippet.text))
+    (tmp_path / "example.py").write_text(small)
     done = Workshop(tmp_path, environment).run("python example.py")
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("snippet", of("bash"))
-def test_commands_run(snippet: Snippet, workshop: Workshop) -> None:
-    lines = made_small(snippet.text, workshop).splitlines()
-    new = [line for line in lines if line not in workshop.done]  # what several pages show is run once
+def test_commands_run(snippet: Snippet, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    new = []
+    for line in made_small(snippet.text, workshop).splitlines():
+        if (kind := re.match(r"(mlflow-hpo run|mlflow run \.(?!.* -e )(?!.*resume=)) ", f"{line} ")) is None:
+            known = line in workshop.done  # what several pages show is run once
+        elif (
+            known := kind[1] in workshop.done
+        ):  # the bundled training is searched once in each of the two ways
+            check_search(line, workshop, monkeypatch)
+        else:
+            workshop.done.add(kind[1])
+        if not known:
+            new.append(line)
     done = workshop.run("\n".join(new))
     assert done.returncode == 0, done.stdout
     workshop.done.update(line for line in new if line.startswith("mlflow"))
@@ -70,8 +84,28 @@ def made_small(script: str, workshop: Workshop) -> str:
     for pattern, small in SMALLER:
         script = re.sub(pattern, small, script, flags=re.MULTILINE)
     script = script.replace("TRIAL_RUN_ID", workshop.trial_run_id)
+    if "--backend hpo" in script and "RUN_ID" in script:
+        script = script.replace("RUN_ID", workshop.study_of_project())
     script = re.sub(r"RUN_ID\b|\b3f0e7c2b[0-9a-f]{24}\b", workshop.run_id, script)
     return script.replace("http://mlflow.example:5000", workshop.environment["MLFLOW_TRACKING_URI"])
+
+
+def check_search(line: str, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the study of a command as it does, which checks everything, and leave it at that."""
+    arguments = shlex.split(line)[2:]
+    if line.startswith("mlflow run"):
+        entry_point = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]["main"]
+        given = dict(arguments[at + 1].split("=", 1) for at, flag in enumerate(arguments) if flag == "-P")
+        assert set(given) <= set(entry_point["parameters"])
+        arguments = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
+    context = cli.run.make_context("run", arguments)
+    with monkeypatch.context() as patched:
+        patched.chdir(workshop.folder)
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_HPO_CACHE", "MLFLOW_HPO_SPOOL"):
+            patched.setenv(name, workshop.environment[name])
+        flags = {name: context.params[name] for name in context.params if name not in NOT_KEYS}
+        train, keys = cli.bundled_study(context.params["config"], flags)
+        Study(train, **keys)
 
 
 @pytest.mark.parametrize("snippet", of("yaml", "json"))
