@@ -85,7 +85,10 @@ function curvesSection() {
       (a, b) => (a === null || better(T().best[b], T().best[a]) < 0 ? b : a),
       null,
     );
-    const range = robust(drawn.flatMap((i) => S.curves[i][1]));
+    const range = robust(
+      drawn.flatMap((i) => S.curves[i][1]),
+      15,
+    );
     const traces = ORDER.map((k) => {
       const trace = {
         type: "scatter",

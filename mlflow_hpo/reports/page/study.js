@@ -90,12 +90,12 @@ const ofThem = (drawn, all, what) =>
   drawn < all
     ? `${number(drawn)} of ${counted(all, what)} are drawn: the best, and an even choice of the others.`
     : "";
-function robust(values) {
+function robust(values, reach = 2.5) {
   // the range of an axis that a few far-off values do not squeeze: it begins where the best are told apart
   const sorted = values.filter((v) => v !== null).sort(better);
   if (sorted.length < 8) return null;
   const [best, middle, worst] = [sorted[0], sorted[Math.floor(sorted.length / 2)], sorted[sorted.length - 1]];
-  const far = middle + 2.5 * (middle - best);
+  const far = middle + reach * (middle - best);
   if (best === middle || better(worst, far) <= 0) return null;
   const pad = Math.abs(far - best) * 0.05;
   return best < far ? [best - pad, far] : [far, best + pad];
