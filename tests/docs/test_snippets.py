@@ -86,7 +86,7 @@ def made_small(script: str, workshop: Workshop) -> str:
     script = script.replace("TRIAL_RUN_ID", workshop.trial_run_id)
     if "--backend hpo" in script and "RUN_ID" in script:
         script = script.replace("RUN_ID", workshop.study_of_project())
-    script = re.sub(r"RUN_ID\b|\b3f0e7c2b[0-9a-f]{24}\b", workshop.run_id, script)
+    script = re.sub(r"\w*RUN_ID\b|\b(3f0e7c2b|8a1c44d2)[0-9a-f]{24}\b", workshop.run_id, script)
     return script.replace("http://mlflow.example:5000", workshop.environment["MLFLOW_TRACKING_URI"])
 
 
