@@ -7,13 +7,7 @@ import sys
 import pytest
 from snippets import ROOT
 
-from mlflow_hpo.testing import LauncherConformance
-
 PLUGIN = ROOT / "examples" / "plugin"
-
-
-class TestLocal(LauncherConformance):
-    launcher = "local"
 
 
 @pytest.fixture(scope="module")

@@ -52,10 +52,10 @@ def of(*languages: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("snippet", of("python"))
-def test_python_runs(snippet: Snippet, environment: dict[str, str], tmp_path: Path) -> None:
+def test_python_runs(snippet: Snippet, workshop: Workshop, tmp_path: Path) -> None:
     small = re.sub(r"workers=\d+", "workers=1", re.sub(r"trials=\d+", "trials=3", snippet.text))
-    (tmp_path / "example.py").write_text(small)
-    done = Workshop(tmp_path, environment).run("python example.py")
+    (tmp_path / "example.py").write_text(with_ids(small, workshop))
+    done = Workshop(tmp_path, workshop.environment).run("python example.py")
     assert done.returncode == 0, done.stdout
 
 
@@ -83,11 +83,18 @@ def made_small(script: str, workshop: Workshop) -> str:
     script = re.sub(r"\\\n\s*", "", script)
     for pattern, small in SMALLER:
         script = re.sub(pattern, small, script, flags=re.MULTILINE)
-    script = script.replace("TRIAL_RUN_ID", workshop.trial_run_id)
     if "--backend hpo" in script and "RUN_ID" in script:
         script = script.replace("RUN_ID", workshop.study_of_project())
-    script = re.sub(r"\w*RUN_ID\b|\b(3f0e7c2b|8a1c44d2)[0-9a-f]{24}\b", workshop.run_id, script)
-    return script.replace("http://mlflow.example:5000", workshop.environment["MLFLOW_TRACKING_URI"])
+    if "OTHER_RUN_ID" in script:
+        script = script.replace("OTHER_RUN_ID", workshop.study_of_project())
+    return with_ids(script, workshop)
+
+
+def with_ids(text: str, workshop: Workshop) -> str:
+    """Return a text of the guide with the runs and the store of the workshop."""
+    text = text.replace("TRIAL_RUN_ID", workshop.trial_run_id)
+    text = re.sub(r"RUN_ID\b|\b3f0e7c2b[0-9a-f]{24}\b", workshop.run_id, text)
+    return text.replace("http://mlflow.example:5000", workshop.environment["MLFLOW_TRACKING_URI"])
 
 
 def check_search(line: str, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
