@@ -426,7 +426,6 @@ class Study:
             books.interrupted(trial_id)
         elif reason and not self.optimizer.goal_reached and self._retries.take(cause, reason, entry):
             self._tell(f"trial {trial_id}: {books.tried_again(trial_id, reason)}")
-            books.progress()
             return
         elif reason:
             self.optimizer.fail(trial_id, reason)
@@ -438,7 +437,6 @@ class Study:
             self._launcher.forget(eliminated)
         if entry.status != "SCHEDULED":
             self._launcher.forget(trial_id)
-        books.progress()
         self._tell(books.in_words(trial_id))
         check_failures(books.ledger, self.config.max_failures, any_value=self.best is not None)
 
@@ -557,6 +555,7 @@ class Study:
         self._stopping = self._stopping or reason
         with contextlib.suppress(StudyError):  # the store may be what broke
             self._books.broken_off(reason)
+            self._books.progress()
             self._notes.leave()
             self._tracker.tags(self.run_id, {"hpo.stop_reason": reason})
             self._tracker.finish(self._status)

@@ -126,6 +126,10 @@ def test_a_study_on_a_cluster_that_loses_nodes_ends_every_trial_truly(store):
     for run in again:
         steps = [point.step for point in store.get_metric_history(run.info.run_id, "loss")]
         assert steps == list(range(1, len(steps) + 1))
+    done = store.get_metric_history(study.run_id, "trials_done")
+    assert [point.step for point in done] == list(range(len(done)))
+    assert len(done) < launcher.jobs, "not a step for each job"
+    assert done[-1].value == 200
     assert study.best.resource == simulated_cluster.EPOCHS
     found = simulated_cluster.figures(study, launcher, wall=10.0, cpu=1.0, peak=100.0)
     assert found["jobs lost with them"] == str(launcher.jobs_lost)
