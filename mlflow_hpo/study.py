@@ -458,7 +458,7 @@ class Study:
             self._look_at_trials(now)
 
     def _look_at_trials(self, now: float) -> None:
-        """Kill the trials that take too long."""
+        """Kill the trials that take too long; once the study stops, give up those whose runs do not come."""
         ledger, at_work = self._books.ledger, self._at_work()
         if self._stopping and now > self._deadline and not at_work:
             self._give_up_waiting()
