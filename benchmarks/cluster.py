@@ -140,7 +140,8 @@ class ClusterLauncher(Launcher):
         self._epoch_zero = time.time()
         self._rng = np.random.default_rng(cluster.seed)
         slow = self._rng.random(cluster.workers) < cluster.stragglers
-        self._epochs = np.where(slow, cluster.slowness, 1.0) * cluster.epoch  # the median of each worker
+        pace = np.where(slow, cluster.slowness, 1.0) * cluster.epoch
+        self._epochs: list[float] = pace.tolist()  # each worker's median
         self._free = deque(self.slots)  # and some that have a job again, or are away
         self._running: dict[int, _Running] = {}
         self._at: dict[int, _Running] = {}  # slot number -> what runs there
@@ -199,13 +200,13 @@ class ClusterLauncher(Launcher):
             idle = self.free_slot is not None
             if idle:
                 self.out = min(self.out, now)
-            if self._coming and (self._running or not idle):
-                self.now = now = max(now, self._coming[0][0])
-        while self._coming and self._coming[0][0] <= now:
+            if (self._running or not idle) and (coming := self._next()) < math.inf:
+                self.now = now = max(now, coming)
+        while self._next() <= now:
             at, _, what = heapq.heappop(self._coming)
             if isinstance(what, _Node):
                 self._change(what, at)
-            elif not what.over:
+            else:
                 self._end_epoch(what, at)
         told, self._told = self._told, []
         return told
@@ -246,6 +247,12 @@ class ClusterLauncher(Launcher):
         self.now += spent - self._spent
         self._spent = spent
         return self.now
+
+    def _next(self) -> float:
+        """Return when something happens next; inf for never."""
+        while self._coming and isinstance(what := self._coming[0][2], _Running) and what.over:
+            heapq.heappop(self._coming)  # it will not happen any more
+        return self._coming[0][0] if self._coming else math.inf
 
     # --- jobs
 

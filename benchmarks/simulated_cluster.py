@@ -100,7 +100,7 @@ def main(context: click.Context, workers: str, trials: int, searcher: str, write
     about = (
         f"### Simulated clusters\n\n{trials:,} trials of up to {EPOCHS} epochs by `{searcher}` and `asha`, "
         "tracked in SQLite. All times but the driver's are simulated. An epoch takes "
-        f"{cluster.epoch:g} s (median of a log-normal distribution, sigma {cluster.spread:g}), and on "
+        f"{cluster.epoch:g} s (the median of a log-normal distribution with sigma {cluster.spread:g}), on "
         f"{100 * cluster.stragglers:g} % of the workers {cluster.slowness:g} times as long; a node of "
         f"{cluster.node} workers is lost after {cluster.lifetime / HOUR:g} hours in the mean, and is back "
         f"after {cluster.absence / 60:g} minutes.\n\n"

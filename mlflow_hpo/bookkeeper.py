@@ -24,6 +24,7 @@ from mlflow_hpo.tracking.tracker import TAG_LENGTH, Tracker, as_yaml
 
 BUDGET = "hpo.budget"  # tag of the parent run: spent / allowed, in words
 PROGRESS_INTERVAL = 60.0  # seconds: what a killed driver's study forgets at most of what it had spent
+PROGRESS_PAUSE = 1.0  # seconds between two steps of it at least: thousands of jobs may end meanwhile
 ANOTHER_SEARCH = "the study went on with another search"
 STATUS = {TrialState.PAUSED: "SCHEDULED", TrialState.FINISHED: "FINISHED", TrialState.STOPPED: "KILLED"}
 ENDED = {**STATUS, TrialState.FAILED: "FAILED"}
@@ -60,6 +61,7 @@ class Bookkeeper:
         self.best_metric = best_metric(config.metric.name)
         self._progress_steps = 0
         self._progressed = time.monotonic()
+        self._progress_due = False  # a job has ended since
         self._eliminated = 0  # how many of the optimizer's eliminations are written
         self._known: dict[int, RecordedTrial] = {}
 
@@ -177,6 +179,7 @@ class Bookkeeper:
         entry = self.ledger.trials[trial_id]
         told = f"attempt {entry.attempt} failed after epoch {entry.trained}, trying again: {reason}"
         entry.attempt, entry.failure = entry.attempt + 1, told
+        self._progress_due = True
         tags = {ATTEMPT: str(entry.attempt), "hpo.warning": told, "hpo.seconds": f"{entry.seconds:.3f}"}
         self._tracker.tags(entry.run_id, tags)
         return told
@@ -249,10 +252,12 @@ class Bookkeeper:
         self._tracker.tags(self._tracker.run_id, {BUDGET: ", ".join(limits)})
         self._progress_steps += 1
         self._progressed = time.monotonic()
+        self._progress_due = False
 
     def keep_progress(self) -> None:
-        """Write the study's own metrics if that was long ago, as no job has ended for a while."""
-        if time.monotonic() - self._progressed > PROGRESS_INTERVAL:
+        """Write the study's own metrics if a job has ended since the last time, or that was long ago."""
+        pause = PROGRESS_PAUSE if self._progress_due else PROGRESS_INTERVAL
+        if time.monotonic() - self._progressed > pause:
             self.progress()
 
     def go_on_from(self, recording: Recording) -> None:
@@ -404,7 +409,7 @@ class Bookkeeper:
             tags["hpo.best_epoch"] = str(record.best_resource)
         if entry.reason:
             tags["hpo.stop_reason"] = entry.reason
-        status = entry.status
+        status, self._progress_due = entry.status, True
         if status not in ("RUNNING", "SCHEDULED"):
             self.ledger.over.add(trial_id)
 

@@ -494,7 +494,6 @@ class Study:
             books.interrupted(trial_id)
         elif reason and not self.optimizer.goal_reached and self._retries.take(cause, reason, entry):
             self._tell(f"trial {trial_id}: {books.tried_again(trial_id, reason)}")
-            books.progress()
             return
         elif reason:
             self.optimizer.fail(trial_id, reason)
@@ -506,7 +505,6 @@ class Study:
             self._launcher.forget(eliminated)
         if entry.status != "SCHEDULED":
             self._launcher.forget(trial_id)
-        books.progress()
         self._tell(books.in_words(trial_id))
         check_failures(books.ledger, self.config.max_failures, any_value=self.best is not None)
 
@@ -529,7 +527,7 @@ class Study:
             self._look_at_trials(now)
 
     def _look_at_trials(self, now: float) -> None:
-        """Kill the trials that take too long."""
+        """Kill the trials that take too long; once the study stops, give up those whose runs do not come."""
         ledger, at_work = self._books.ledger, self._at_work()
         if self._stopping and now > self._deadline and not at_work:
             self._give_up_waiting()
@@ -645,6 +643,7 @@ class Study:
         self._stopping = self._stopping or reason
         with contextlib.suppress(StudyError):  # the store may be what broke
             self._books.broken_off(reason)
+            self._books.progress()
             self._notes.leave()
             self._tracker.tags(self.run_id, {"hpo.stop_reason": reason})
             self._tracker.finish(self._status)

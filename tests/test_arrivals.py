@@ -52,6 +52,30 @@ def test_a_run_that_is_due_soon_is_waited_for(arrivals, monkeypatch):
     timer.join()
 
 
+def test_the_first_run_that_comes_ends_the_wait(arrivals, monkeypatch):
+    monkeypatch.setattr("mlflow_hpo.arrivals.PATIENCE", 60.0)
+    run = Future()
+    arrivals.expect(0, Future())
+    arrivals.expect(1, run)
+    run.set_result(TrialRun("r1", "here"))
+    begin = time.monotonic()
+    assert list(arrivals.admit([report(0, 1), report(1, 1)])) == [report(1, 1)]
+    assert time.monotonic() - begin < 30
+
+
+def test_a_run_that_comes_for_a_trial_which_has_told_nothing_does_not(arrivals, arrived, monkeypatch):
+    monkeypatch.setattr("mlflow_hpo.arrivals.PATIENCE", 60.0)
+    silent, run = Future(), Future()
+    arrivals.expect(0, silent)
+    arrivals.expect(1, run)
+    silent.set_result(TrialRun("r0", "here"))
+    timer = threading.Timer(0.2, run.set_result, [TrialRun("r1", "here")])
+    timer.start()
+    assert list(arrivals.admit([report(1, 1)])) == [report(1, 1)]
+    assert arrived == [(0, "r0"), (1, "r1")]
+    timer.join()
+
+
 def test_whoever_has_told_nothing_is_not_waited_for(arrivals, monkeypatch):
     monkeypatch.setattr("mlflow_hpo.arrivals.PATIENCE", 60.0)
     arrivals.expect(0, Future())
