@@ -6,12 +6,13 @@ import functools
 import importlib.metadata
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ WORKLOADS: Mapping[str, Callable[[], Workload]] = {
     "more": lambda: noop(MORE),
     "digits": digits,
 }
-GIVE_UP = 120.0  # seconds for one search
+GIVE_UP = 240.0  # seconds for one search
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def rate(begin: float, ends: Sequence[float], over: float, workers: int) -> Meas
 @click.pass_context
 @click.option("--trials", default=400, show_default=True, help="Of ours that do nothing.")
 @click.option("--peers", default=60, show_default=True, help="Of Optuna's that do nothing.")
-@click.option("--few", default=25, show_default=True, help="Of Ray's, and of each tool that trains.")
+@click.option("--few", default=20, show_default=True, help="Of Ray's, and of each tool that trains.")
 @click.option("--flat", default="100,1000,5000", show_default=True, help="Ours after so many trials.")
 @click.option("--workers", default="1,2,8", show_default=True)
 @click.option("--tools", default=",".join(TOOLS), show_default=True)
@@ -202,18 +203,28 @@ def _measured(tool: str, workload: str, workers: int, trials: int, *, server: bo
         )
         words = [sys.executable, str(Path(__file__).resolve()), "search", tool, workload]
         words += [str(trials), str(workers), str(folder / "found.json")]
-        with (folder / "tool.log").open("w") as log:
-            try:
-                subprocess.run(
-                    words, env=env, cwd=folder, stdout=log, stderr=log, check=True, timeout=GIVE_UP
-                )
-            except subprocess.SubprocessError as error:
-                tail = (folder / "tool.log").read_text()[-2000:]
-                click.echo(f"{tool}, {workload}, {workers} workers: {error}\n{tail}", err=True)
-                return FAILED
+        if problem := _run(words, env, folder):
+            tail = (folder / "tool.log").read_text()[-2000:]
+            click.echo(f"{tool}, {workload}, {workers} workers: {problem}\n{tail}", err=True)
+            return FAILED
         found = Measured(**json.loads((folder / "found.json").read_text()))
     click.echo(f"{tool}, {workload}, {workers} workers: {found}", err=True)
     return found
+
+
+def _run(words: Sequence[str], env: Mapping[str, str], folder: Path) -> str:
+    """Run a command and end all that it started; return what went wrong, "" if nothing did."""
+    with (folder / "tool.log").open("w") as log:
+        process = subprocess.Popen(words, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        try:
+            code = process.wait(GIVE_UP)
+        except subprocess.TimeoutExpired:
+            return f"took longer than {GIVE_UP:g} seconds"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return f"exit code {code}" if code else ""
 
 
 @main.command(hidden=True)
