@@ -76,9 +76,9 @@ def rate(begin: float, ends: Sequence[float], over: float, workers: int) -> Meas
 
 @click.group(invoke_without_command=True)
 @click.pass_context
-@click.option("--trials", default=400, show_default=True, help="Of ours that do nothing.")
+@click.option("--trials", default=400, show_default=True, help="Timed, of ours that do nothing.")
 @click.option("--peers", default=60, show_default=True, help="Of Optuna's that do nothing.")
-@click.option("--few", default=20, show_default=True, help="Of Ray's, and of each tool that trains.")
+@click.option("--few", default=10, show_default=True, help="Of Ray's, and of each tool that trains.")
 @click.option("--flat", default="100,1000,5000", show_default=True, help="Ours after so many trials.")
 @click.option("--workers", default="1,2,8", show_default=True)
 @click.option("--tools", default=",".join(TOOLS), show_default=True)
@@ -108,8 +108,9 @@ def main(
     ]
     if server:
         title = f"A trial that reports {REPORTS} times, `mlflow server` with PostgreSQL"
-        slow = {name: size // 2 for name, size in sizes.items()}
-        sections.append(_compared(title, "noop", names, at[-1:], slow, server=True))
+        slow = {name: max(size // 2, few) for name, size in sizes.items()}
+        tools_there = [name for name in names if name != "none"]
+        sections.append(_compared(title, "noop", tools_there, at[-1:], slow, server=True))
     sections.append(_overhead(names, sizes))
     sections.append(_flat([int(number) for number in flat.split(",")]))
     about = (
@@ -172,7 +173,7 @@ def _overhead(names: Sequence[str], sizes: Mapping[str, int]) -> str:
 
 def _flat(trials: Sequence[int]) -> str:
     """Return a table of what a trial of ours costs in searches of several sizes."""
-    row = ["ours", *(f"{1000 * _measured('ours', 'noop', 1, number).trial:.1f}" for number in trials)]
+    row = ["ours", *(f"{1000 * _measured('ours', 'noop', 1, number - 1).trial:.1f}" for number in trials)]
     head = ["milliseconds a trial", *(f"{number:,} trials" for number in trials)]
     return (
         f"Whole searches of ours with one worker, trials that report {REPORTS} times, SQLite:\n\n"
@@ -186,7 +187,9 @@ def _shown(measured: Measured) -> str:
 
 @functools.cache
 def _measured(tool: str, workload: str, workers: int, trials: int, *, server: bool = False) -> Measured:
-    """Run a search in a process of its own; say so where it fails."""
+    """Run a search of so many trials, and one more for each worker, in a process of its own; say so where it
+    fails.
+    """
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         uri = f"sqlite:///{folder}/mlflow.db"
@@ -202,7 +205,7 @@ def _measured(tool: str, workload: str, workers: int, trials: int, *, server: bo
             RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS="0",
         )
         words = [sys.executable, str(Path(__file__).resolve()), "search", tool, workload]
-        words += [str(trials), str(workers), str(folder / "found.json")]
+        words += [str(trials + workers), str(workers), str(folder / "found.json")]
         if problem := _run(words, env, folder):
             tail = (folder / "tool.log").read_text()[-2000:]
             click.echo(f"{tool}, {workload}, {workers} workers: {problem}\n{tail}", err=True)
