@@ -6,12 +6,13 @@ import functools
 import importlib.metadata
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ WORKLOADS: Mapping[str, Callable[[], Workload]] = {
     "more": lambda: noop(MORE),
     "digits": digits,
 }
-GIVE_UP = 120.0  # seconds for one search
+GIVE_UP = 240.0  # seconds for one search
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,9 @@ def rate(begin: float, ends: Sequence[float], over: float, workers: int) -> Meas
 
 @click.group(invoke_without_command=True)
 @click.pass_context
-@click.option("--trials", default=400, show_default=True, help="Of ours that do nothing.")
+@click.option("--trials", default=400, show_default=True, help="Timed, of ours that do nothing.")
 @click.option("--peers", default=60, show_default=True, help="Of Optuna's that do nothing.")
-@click.option("--few", default=25, show_default=True, help="Of Ray's, and of each tool that trains.")
+@click.option("--few", default=10, show_default=True, help="Of Ray's, and of each tool that trains.")
 @click.option("--flat", default="100,1000,5000", show_default=True, help="Ours after so many trials.")
 @click.option("--workers", default="1,2,8", show_default=True)
 @click.option("--tools", default=",".join(TOOLS), show_default=True)
@@ -107,8 +108,9 @@ def main(
     ]
     if server:
         title = f"A trial that reports {REPORTS} times, `mlflow server` with PostgreSQL"
-        slow = {name: size // 2 for name, size in sizes.items()}
-        sections.append(_compared(title, "noop", names, at[-1:], slow, server=True))
+        slow = {name: max(size // 2, few) for name, size in sizes.items()}
+        tools_there = [name for name in names if name != "none"]
+        sections.append(_compared(title, "noop", tools_there, at[-1:], slow, server=True))
     sections.append(_overhead(names, sizes))
     sections.append(_flat([int(number) for number in flat.split(",")]))
     about = (
@@ -171,7 +173,7 @@ def _overhead(names: Sequence[str], sizes: Mapping[str, int]) -> str:
 
 def _flat(trials: Sequence[int]) -> str:
     """Return a table of what a trial of ours costs in searches of several sizes."""
-    row = ["ours", *(f"{1000 * _measured('ours', 'noop', 1, number).trial:.1f}" for number in trials)]
+    row = ["ours", *(f"{1000 * _measured('ours', 'noop', 1, number - 1).trial:.1f}" for number in trials)]
     head = ["milliseconds a trial", *(f"{number:,} trials" for number in trials)]
     return (
         f"Whole searches of ours with one worker, trials that report {REPORTS} times, SQLite:\n\n"
@@ -185,7 +187,9 @@ def _shown(measured: Measured) -> str:
 
 @functools.cache
 def _measured(tool: str, workload: str, workers: int, trials: int, *, server: bool = False) -> Measured:
-    """Run a search in a process of its own; say so where it fails."""
+    """Run a search of so many trials, and one more for each worker, in a process of its own; say so where it
+    fails.
+    """
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         uri = f"sqlite:///{folder}/mlflow.db"
@@ -201,19 +205,29 @@ def _measured(tool: str, workload: str, workers: int, trials: int, *, server: bo
             RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS="0",
         )
         words = [sys.executable, str(Path(__file__).resolve()), "search", tool, workload]
-        words += [str(trials), str(workers), str(folder / "found.json")]
-        with (folder / "tool.log").open("w") as log:
-            try:
-                subprocess.run(
-                    words, env=env, cwd=folder, stdout=log, stderr=log, check=True, timeout=GIVE_UP
-                )
-            except subprocess.SubprocessError as error:
-                tail = (folder / "tool.log").read_text()[-2000:]
-                click.echo(f"{tool}, {workload}, {workers} workers: {error}\n{tail}", err=True)
-                return FAILED
+        words += [str(trials + workers), str(workers), str(folder / "found.json")]
+        if problem := _run(words, env, folder):
+            tail = (folder / "tool.log").read_text()[-2000:]
+            click.echo(f"{tool}, {workload}, {workers} workers: {problem}\n{tail}", err=True)
+            return FAILED
         found = Measured(**json.loads((folder / "found.json").read_text()))
     click.echo(f"{tool}, {workload}, {workers} workers: {found}", err=True)
     return found
+
+
+def _run(words: Sequence[str], env: Mapping[str, str], folder: Path) -> str:
+    """Run a command and end all that it started; return what went wrong, "" if nothing did."""
+    with (folder / "tool.log").open("w") as log:
+        process = subprocess.Popen(words, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        try:
+            code = process.wait(GIVE_UP)
+        except subprocess.TimeoutExpired:
+            return f"took longer than {GIVE_UP:g} seconds"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return f"exit code {code}" if code else ""
 
 
 @main.command(hidden=True)

@@ -1,11 +1,21 @@
 import math
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import throughput
+from processes import wait_for
 from throughput import FAILED, Measured
 from workloads import DIGITS_EPOCHS, digits, noop
 
 CONFIG = {"learning_rate": 1e-2, "weight_decay": 1e-4, "dropout": 0.1}
+
+
+def is_alive(process):
+    """Whether a process is there and no zombie."""
+    with suppress(FileNotFoundError):
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    return False
 
 
 def test_the_first_trial_of_each_worker_does_not_count():
@@ -34,6 +44,14 @@ def test_a_tool_that_fails_is_told(monkeypatch, capsys):
     assert throughput._measured("nonsense", "noop", 1, 4) is FAILED
     assert "KeyError: 'nonsense'" in capsys.readouterr().err
     assert FAILED.per_minute == 0.0
+
+
+def test_a_tool_that_hangs_is_ended_with_its_processes(monkeypatch, tmp_path):
+    monkeypatch.setattr(throughput, "GIVE_UP", 0.5)
+    words = ["sh", "-c", f"sleep 300 & echo $! > {tmp_path}/child; wait"]
+    assert throughput._run(words, {}, tmp_path) == "took longer than 0.5 seconds"
+    child = int((tmp_path / "child").read_text())
+    wait_for(lambda: not is_alive(child), 30, "the end of the child")
 
 
 def test_compares_with_the_best_peer(monkeypatch):
