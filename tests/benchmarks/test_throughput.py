@@ -18,10 +18,11 @@ def is_alive(process):
     return False
 
 
-def test_the_first_trial_of_each_worker_does_not_count():
+def test_the_first_half_of_the_trials_does_not_count():
     found = throughput.rate(10.0, [18.0, 13.0, 15.0, 16.0, 17.0], 19.0, workers=2)
     assert found == Measured(start=3.0, trial=4 / 3)
     assert found.per_minute == pytest.approx(45.0)
+    assert throughput.rate(10.0, [18.0, 13.0, 15.0, 16.0, 17.0], 19.0, workers=4).trial == 2.0
 
 
 @pytest.mark.parametrize("workload", [noop(3), digits()])
