@@ -73,7 +73,8 @@ class InstantLauncher(Launcher):
 
     def reply(self, trial_id: int, *, go_on: bool, best: bool) -> None:
         """Let the job go on or end."""
-        self._running[trial_id].stopped = not go_on
+        if (job := self._running.get(trial_id)) is not None:  # else it is over
+            job.stopped = not go_on
 
     def interrupt(self, trial_id: int) -> None:
         """End the job at its next turn."""
