@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from mlflow_hpo.steps import Point
 from mlflow_hpo.trial import Trial
 
 Trainable = Callable[[Trial], object]
+
+TICK = 0.5  # seconds: how often it is looked whether all is stored
 
 
 class CheckpointStore(Protocol):
@@ -271,8 +274,10 @@ class Launcher(ABC):
         """Wait until all checkpoints of jobs that ended are in the store, for at most `timeout` seconds, and
         return the events of that time; `uploads` tells how many are left.
         """
-        del timeout  # a launcher that stores them before a job ends has nothing to wait for
-        return []
+        deadline, events = time.monotonic() + timeout, []
+        while self.uploads and (left := deadline - time.monotonic()) > 0:
+            events += self.wait(min(left, TICK))
+        return events
 
     def forget(self, trial_id: int) -> None:  # noqa: B027 - one that keeps no local copies has nothing to do
         """Let go of the local copies of a trial that will not go on."""

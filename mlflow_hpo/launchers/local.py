@@ -21,6 +21,7 @@ import cloudpickle
 
 from mlflow_hpo.errors import ConfigError, StudyError
 from mlflow_hpo.launchers.base import (
+    TICK,
     Cause,
     Ended,
     Event,
@@ -42,7 +43,6 @@ CLOSE_TIMEOUT = 10.0  # seconds that idle workers get to leave by themselves
 LAST_WORDS = 5.0  # seconds that a worker gets to exit that failed while it started
 LAST_UPLOADS = 600.0  # seconds that uploads under way get before the workers are stopped ...
 LAST_UPLOADS_AWAY = 10.0  # ... and those that wait for a store that is away
-TICK = 0.5  # seconds: how often it is looked whether all is stored
 HEIRS = 3  # workers that may die over one upload before it is given up
 BIRTHS = 20  # workers in a row that may be killed while they start before the study gives up
 LOG_TAIL = 2_000  # characters of a dead worker's output that are worth keeping
@@ -182,13 +182,6 @@ class WorkerPool(Launcher):
     def uploads(self) -> int:
         """How many checkpoints the workers have still to store."""
         return sum(len(worker.uploads) for worker in self._workers.values())
-
-    def drain(self, timeout: float) -> list[Event]:
-        """Wait until the workers have stored everything, for at most `timeout` seconds."""
-        deadline, events = time.monotonic() + timeout, []
-        while self.uploads and (left := deadline - time.monotonic()) > 0:
-            events += self.wait(min(left, TICK))
-        return events
 
     def forget(self, trial_id: int) -> None:
         """Let go of the local copies of a trial that will not go on."""

@@ -28,7 +28,7 @@ from mlflow_hpo.launchers.base import (
     TrialJob,
     Warned,
 )
-from mlflow_hpo.launchers.local import BIRTHS, LAST_UPLOADS, TICK, packed
+from mlflow_hpo.launchers.local import BIRTHS, LAST_UPLOADS, packed
 from mlflow_hpo.launchers.ray_cluster import Cluster, actor_options, environment, parse_resources, the_ray
 from mlflow_hpo.launchers.ray_host import News, Orders, TrialHost
 
@@ -190,13 +190,6 @@ class RayLauncher(Launcher):
     def uploads(self) -> int:
         """How many checkpoints the hosts have still to store."""
         return sum(len(place.uploads) for place in self._places.values())
-
-    def drain(self, timeout: float) -> list[Event]:
-        """Wait until the hosts have stored everything, for at most `timeout` seconds."""
-        deadline, events = time.monotonic() + timeout, []
-        while self.uploads and (left := deadline - time.monotonic()) > 0:
-            events += self.wait(min(left, TICK))
-        return events
 
     def forget(self, trial_id: int) -> None:
         """Have the hosts let go of their copies of a trial that will not go on."""

@@ -19,8 +19,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from mlflow_hpo.launchers.base import Event, Slot
-from mlflow_hpo.launchers.local import TICK, WorkerPool
+from mlflow_hpo.launchers.base import TICK, Event, Slot
+from mlflow_hpo.launchers.local import WorkerPool
 from mlflow_hpo.scratch import shared_folder
 
 ECHO_SIZE = 2**20  # bytes of a worker's output that are printed at a time
