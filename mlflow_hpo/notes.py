@@ -9,7 +9,7 @@ from mlflow_hpo.bookkeeper import Bookkeeper
 from mlflow_hpo.tracking.history import HISTORY, NOTES, WRITTEN
 from mlflow_hpo.tracking.tracker import Tracker, writable
 
-INTERVAL = 60.0  # seconds at least between two notes for a resume,
+INTERVAL = 20.0  # seconds at least between two notes for a resume,
 GROWTH = 1.1  # and so many times the trials of the last one
 
 

@@ -19,7 +19,6 @@ from typing import Any
 from mlflow_hpo.reports.columns import columns
 from mlflow_hpo.tracking.details import StudyDetails
 
-REPORT = "report.html"
 _PARTS = (  # of our script, in their order
     *("text", "study", "filters", "plots", "progress", "rungs", "parameters", "workers", "tables", "about"),
     *("comparison", "main"),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlflow_hpo.reports.optuna_study import as_optuna, quiet
+from mlflow_hpo.tracking.curves import NO_CURVE
 from mlflow_hpo.tracking.details import StudyDetails
 
 ENOUGH = 20  # trials with a value: with fewer it would be noise
@@ -43,7 +44,9 @@ def importance(study: StudyDetails) -> Importance:
         return Importance({}, "It needs Optuna: pip install 'mlflow-hpo[optuna]', and make the report again.")
     try:
         with quiet():
-            shares = get_param_importances(as_optuna(study), evaluator=PedAnovaImportanceEvaluator())
+            trials = tuple(replace(each, curve=NO_CURVE) for each in study.trials)  # large, and not asked for
+            made = as_optuna(replace(study, trials=trials))
+            shares = get_param_importances(made, evaluator=PedAnovaImportanceEvaluator())
     except (ValueError, RuntimeError) as error:  # such as that all values are equal
         return Importance({}, f"Optuna has no answer: {' '.join(str(error).split()):.200}")
     return Importance({name: round(float(share), 4) for name, share in shares.items()})

@@ -20,6 +20,7 @@ from mlflow_hpo.tracking.history import HISTORY, NOTES, SCHEMA
 from mlflow_hpo.tracking.logged import logged_value
 
 Curve: TypeAlias = "tuple[array[int], array[float]]"  # epochs, values
+NO_CURVE: Curve = (array("q"), array("d"))
 
 
 def written_curves(run_id: str) -> dict[str, tuple[Curve, bool]]:

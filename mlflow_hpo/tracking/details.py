@@ -6,9 +6,9 @@ import contextlib
 import json
 import math
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import mlflow
@@ -18,9 +18,9 @@ from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.connect import ask, connect
-from mlflow_hpo.tracking.curves import Curve, Reading, written_curves
+from mlflow_hpo.tracking.curves import NO_CURVE, Curve, Reading, written_curves
 from mlflow_hpo.tracking.jobs import JOBS, WorkedJob, read_jobs
-from mlflow_hpo.tracking.reader import read_space, settings, summarised
+from mlflow_hpo.tracking.reader import read_space, settings, summarised, summarised_trial
 from mlflow_hpo.tracking.recovery import RESUMES, settings_path
 from mlflow_hpo.tracking.runs import check_study, found_run, trial_runs
 from mlflow_hpo.tracking.summary import StudySummary, TrialSummary, best_metric
@@ -54,7 +54,7 @@ class TrialDetails:
     summary: TrialSummary
     started: float
     ended: float | None = None
-    curve: Curve = field(default_factory=lambda: (array("q"), array("d")))
+    curve: Curve = NO_CURVE
     jobs: tuple[WorkedJob, ...] = ()
     origin: str = ""
     traceback: str = ""
@@ -113,10 +113,8 @@ def read_details(
     parent = found_run(client, run_id, "run_id")
     check_study(parent, "run_id")
     space = read_space(run_id)
-    runs = {run.info.run_id: run for run in trial_runs(client, parent)}
-    summary = summarised(parent, space, runs.values())
-    if curves is None:
-        curves = _curves(client, parent, runs.values())
+    trials = _trials(client, parent, space, curves)
+    summary = summarised(parent, (each.summary for each in trials))
     experiment = ask(
         "MLFLOW_TRACKING_URI: cannot read the experiment", client.get_experiment, summary.experiment_id
     )
@@ -132,19 +130,38 @@ def read_details(
         settings={
             name.removeprefix("hpo."): text for name, text in params.items() if name.startswith("hpo.")
         },
-        trials=tuple(_trial(trial, runs[trial.run_id], curves) for trial in summary.trials),
+        trials=trials,
         progress=_progress(client, parent, summary.metric),
         warm_start=_warm_start(run_id) if "hpo.warm_start" in params else None,
     )
 
 
-def _trial(summary: TrialSummary, run: Run, curves: Mapping[str, Curve]) -> TrialDetails:
+def _trials(
+    client: MlflowClient, parent: Run, space: SearchSpace, curves: Mapping[str, Curve] | None
+) -> tuple[TrialDetails, ...]:
+    metric, over = parent.data.tags["hpo.metric"], parent.info.status != "RUNNING"
+    known = curves
+    if known is None:
+        known = {run_id: curve for run_id, (curve, _) in written_curves(parent.info.run_id).items()}
+    trials: dict[str, TrialDetails] = {}
+    stale: list[Run] = []
+    for run in trial_runs(client, parent):  # not all at once: they are large
+        curve = known.get(run.info.run_id, NO_CURVE)
+        trials[run.info.run_id] = _trial(run, summarised_trial(run, space, metric), curve)
+        if curves is None and metric in run.data.metrics and not _is_known(run, known, over=over):
+            stale.append(run)
+    for run, curve in zip(stale, _asked(client, parent, stale), strict=True):
+        trials[run.info.run_id] = replace(trials[run.info.run_id], curve=curve)
+    return tuple(sorted(trials.values(), key=lambda each: each.summary.trial_id))
+
+
+def _trial(run: Run, summary: TrialSummary, curve: Curve) -> TrialDetails:
     tags = run.data.tags
     return TrialDetails(
         summary=summary,
         started=run.info.start_time / 1000,
         ended=_seconds(run.info.end_time),
-        curve=curves.get(summary.run_id, (array("q"), array("d"))),
+        curve=curve,
         jobs=read_jobs(tags.get(JOBS, "")),
         origin=tags.get("hpo.warm_start", ""),
         traceback=tags.get("hpo.traceback", ""),
@@ -152,21 +169,16 @@ def _trial(summary: TrialSummary, run: Run, curves: Mapping[str, Curve]) -> Tria
     )
 
 
-def _curves(client: MlflowClient, parent: Run, runs: Iterable[Run]) -> dict[str, Curve]:
-    """Return the curves of all trials that have reported anything, by run."""
-    metric, over = parent.data.tags["hpo.metric"], parent.info.status != "RUNNING"
-    written = written_curves(parent.info.run_id)
-    curves = {run_id: curve for run_id, (curve, _) in written.items()}
-    stale = [run for run in runs if metric in run.data.metrics and not _is_known(run, curves, over=over)]
-    if stale:
-        path = settings_path(int(parent.data.tags.get(RESUMES, "0")))
-        problem = f"artifact store: cannot read {path}"
-        text = ask(problem, mlflow.artifacts.load_text, f"runs:/{parent.info.run_id}/{path}")
-        reading = Reading.of(client, yaml.safe_load(text))
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="mlflow-hpo-details") as pool:
-            asked = pool.map(lambda run: _asked(reading, run, metric), stale)
-            curves |= {run.info.run_id: curve for run, curve in zip(stale, asked, strict=True)}
-    return curves
+def _asked(client: MlflowClient, parent: Run, runs: Sequence[Run]) -> list[Curve]:
+    """Return the curves of trials, asked for one by one."""
+    if not runs:
+        return []
+    path = settings_path(int(parent.data.tags.get(RESUMES, "0")))
+    problem = f"artifact store: cannot read {path}"
+    text = ask(problem, mlflow.artifacts.load_text, f"runs:/{parent.info.run_id}/{path}")
+    reading = Reading.of(client, yaml.safe_load(text))
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="mlflow-hpo-details") as pool:
+        return list(pool.map(lambda run: _curve(reading, run, parent.data.tags["hpo.metric"]), runs))
 
 
 def _is_known(run: Run, curves: Mapping[str, Curve], *, over: bool) -> bool:
@@ -178,7 +190,7 @@ def _is_known(run: Run, curves: Mapping[str, Curve], *, over: bool) -> bool:
     return (over and run.info.status != "RUNNING") or bool(epochs and epochs[-1] == reached)
 
 
-def _asked(reading: Reading, run: Run, metric: str) -> Curve:
+def _curve(reading: Reading, run: Run, metric: str) -> Curve:
     points = sorted(reading.history(run, metric), key=lambda point: (point.step, point.time))
     by_epoch = {point.step: point.value for point in points if math.isfinite(point.value)}
     return array("q", by_epoch), array("d", by_epoch.values())

@@ -31,7 +31,8 @@ def read_study(run_id: str) -> StudySummary:
     client = connect()
     parent = found_run(client, run_id, "run_id")
     check_study(parent, "run_id")
-    return summarised(parent, read_space(run_id), trial_runs(client, parent))
+    space, metric = read_space(run_id), parent.data.tags["hpo.metric"]
+    return summarised(parent, (summarised_trial(run, space, metric) for run in trial_runs(client, parent)))
 
 
 def read_space(run_id: str) -> SearchSpace:
@@ -44,10 +45,9 @@ def settings(parent: Run) -> dict[str, str]:
     return {**parent.data.params, **_changed(parent.data.tags)}
 
 
-def summarised(parent: Run, space: SearchSpace, runs: Iterable[Run]) -> StudySummary:
-    """Return the state of a study as its parent run and those of its trials tell it."""
+def summarised(parent: Run, trials: Iterable[TrialSummary]) -> StudySummary:
+    """Return the state of a study as its parent run tells it, and that of its trials."""
     tags, metrics, params = parent.data.tags, parent.data.metrics, settings(parent)
-    trials = [_trial(run, space, tags["hpo.metric"]) for run in runs]
     end = parent.info.end_time or int(time.time() * 1000)
     return StudySummary(
         run_id=parent.info.run_id,
@@ -69,6 +69,27 @@ def summarised(parent: Run, space: SearchSpace, runs: Iterable[Run]) -> StudySum
         best_trial=int(tags["hpo.best_trial"]) if "hpo.best_trial" in tags else None,
         reason=tags.get("hpo.stop_reason", ""),
         model=tags.get(MODEL, ""),
+    )
+
+
+def summarised_trial(run: Run, space: SearchSpace, metric: str) -> TrialSummary:
+    """Return the state of a trial as its run tells it. It is much smaller than the run."""
+    tags = run.data.tags
+    texts = {name: text for name, text in run.data.params.items() if name in space.names}
+    return TrialSummary(
+        trial_id=int(tags["hpo.trial"]),
+        run_id=run.info.run_id,
+        status=run.info.status,
+        params=space.parse(texts) if texts else {},  # a run has none in its first second
+        bracket=int(tags["hpo.bracket"]),
+        rung=int(tags["hpo.rung"]),
+        epochs=int(tags.get("hpo.epochs", 0)),
+        value=run.data.metrics.get(metric),
+        best=run.data.metrics.get(best_metric(metric)),
+        best_epoch=int(tags.get("hpo.best_epoch", 0)),
+        seconds=float(tags.get("hpo.seconds", 0)),
+        reason=tags.get("hpo.stop_reason", ""),
+        infeasible=tags.get("hpo.infeasible", ""),
     )
 
 
@@ -95,26 +116,6 @@ def _budget(params: Mapping[str, str]) -> dict[str, float]:
         return json.loads(params["hpo.budget"]) or {}
     prefix = "hpo.budget."
     return {key.removeprefix(prefix): float(value) for key, value in params.items() if key.startswith(prefix)}
-
-
-def _trial(run: Run, space: SearchSpace, metric: str) -> TrialSummary:
-    tags = run.data.tags
-    texts = {name: text for name, text in run.data.params.items() if name in space.names}
-    return TrialSummary(
-        trial_id=int(tags["hpo.trial"]),
-        run_id=run.info.run_id,
-        status=run.info.status,
-        params=space.parse(texts) if texts else {},  # a run has none in its first second
-        bracket=int(tags["hpo.bracket"]),
-        rung=int(tags["hpo.rung"]),
-        epochs=int(tags.get("hpo.epochs", 0)),
-        value=run.data.metrics.get(metric),
-        best=run.data.metrics.get(best_metric(metric)),
-        best_epoch=int(tags.get("hpo.best_epoch", 0)),
-        seconds=float(tags.get("hpo.seconds", 0)),
-        reason=tags.get("hpo.stop_reason", ""),
-        infeasible=tags.get("hpo.infeasible", ""),
-    )
 
 
 def _text(run_id: str, path: str) -> str:

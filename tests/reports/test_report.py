@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import Counter
 from itertools import pairwise
+from types import SimpleNamespace
 
 import mlflow
 import pytest
@@ -104,8 +105,8 @@ def test_curves_are_asked_for_one_by_one_only_where_nothing_holds_them(store, mo
     study = search()
     whole = read_details(study.run_id)
     asked = []
-    real = details_module._asked
-    monkeypatch.setattr(details_module, "_asked", lambda *args: asked.append(args) or real(*args))
+    real = details_module._curve
+    monkeypatch.setattr(details_module, "_curve", lambda *args: asked.append(args) or real(*args))
 
     assert read_details(study.run_id) == whole
     assert asked == []
@@ -142,6 +143,19 @@ def test_a_running_study_reports_now_and_then(store, monkeypatch):
     assert seen[0] == "RUNNING"
     assert seen[-1] == "FINISHED"
     assert report_of(study.run_id)[0]["status"] == "FINISHED"
+
+
+def test_the_report_of_a_large_study_is_made_by_another_process(store, monkeypatch, caplog):
+    monkeypatch.setattr(reporting, "LARGE", 12)
+    monkeypatch.setattr(html, "page", lambda studies: pytest.fail("made here"))
+    study = search()
+    [told] = report_of(study.run_id)
+    assert (told["status"], len(told["trials"]["id"])) == ("FINISHED", 12)
+    assert told["curves"] == columns(read_details(study.run_id))["curves"]
+
+    monkeypatch.setattr(reporting, "sys", SimpleNamespace(executable="/bin/false", path=[]))
+    search()
+    assert caplog.text.count("no report written") == 1
 
 
 def test_a_report_that_fails_is_a_warning(store, monkeypatch, caplog):
