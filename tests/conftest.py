@@ -25,6 +25,26 @@ def pytest_addoption(parser):
     )
 
 
+# modules that take long, the longest first: begun first, so that no worker is alone with one at the end
+LONG = (
+    *(
+        "servers/test_studies.py",
+        "test_resume.py",
+        "projects/test_foreign_projects.py",
+        "projects/test_ends.py",
+    ),
+    *("test_project.py", "metalearning/test_warm_start.py", "servers/test_bad_stores.py"),
+    *("docs/test_snippets.py", "launchers/test_ray.py", "test_cli.py", "test_study.py"),
+    *("searchers/test_freeze_thaw.py", "test_reproducible.py", "tracking/test_lost_server.py"),
+    *("servers/test_secured.py", "reports/test_report_page.py", "servers/test_outages.py"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    place = {Path(__file__).parent / module: at for at, module in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory):
     """A migrated SQLite store; creating the tables takes seconds, copying them does not."""

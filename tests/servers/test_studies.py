@@ -271,16 +271,6 @@ class TestServerOnSqliteWithS3(StudyOnAStore):
         return Place(backend, clean_environment(MLFLOW_TRACKING_URI=uri, **s3.env))
 
 
-class TestServerOnPostgresWithS3(StudyOnAStore):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def place(cls, s3: S3, bucket: str, start_mlflow_server: StartServer, postgres: Postgres) -> Place:
-        backend = postgres.create_database()
-        flags = ("--no-serve-artifacts", "--default-artifact-root", f"s3://{bucket}/team/mlflow")
-        uri = start_mlflow_server(backend, s3.env, *flags)
-        return Place(backend, clean_environment(MLFLOW_TRACKING_URI=uri, **s3.env))
-
-
 class TestServerOnPostgresThatProxiesS3(StudyOnAStore):
     """Only the server knows the bucket."""
 
