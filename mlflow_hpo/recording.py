@@ -11,6 +11,9 @@ from typing import Any, overload
 BROKEN_OFF = "the study ended: "
 """Begins the reason of a trial that ended because its study broke off."""
 
+STOPPED_BY_SCHEDULER = "stopped by the scheduler"
+"""Begins the reason of a trial that ended in the middle of a job, as its scheduler wanted it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Report:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from mlflow_hpo.bookkeeper import Bookkeeper
 from mlflow_hpo.config import StudyConfig
 from mlflow_hpo.constraints import violations
 from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.launchers.base import Launcher
+from mlflow_hpo.launchers.replay import ReplayLauncher
 from mlflow_hpo.optimizer import Optimizer
-from mlflow_hpo.recording import RecordedTrial, Recording
+from mlflow_hpo.recording import STOPPED_BY_SCHEDULER, RecordedTrial, Recording
+from mlflow_hpo.tracking.recovery import REMEMBERED, RESUMES, settings_path
+from mlflow_hpo.tracking.summary import CHANGED
+from mlflow_hpo.tracking.tracker import Tracker, as_yaml
 
 FIXED = ("metric", "space", "constraints", "data", "target", "experiment")
 """Keys that a resumed study must have as they were: its trials would mean something else."""
@@ -20,6 +27,89 @@ OF_SEARCH = (
     "warm_start",
 )
 """Keys of the search. With another one of them the trials so far are over, and teach the new search."""
+
+
+class Resumption:
+    """A study that goes on: first it goes through its record again, then it makes new history.
+
+    Args:
+        recording: what is recorded of it.
+        config: its settings from now on.
+
+    Attributes:
+        recording: as given.
+        live: whether the record is told, and the study makes new history.
+
+    Raises:
+        ConfigError: one of `FIXED` is other than it was.
+    """
+
+    def __init__(self, recording: Recording, config: StudyConfig) -> None:
+        self.recording = recording
+        self.live = False
+        self._changes = changes(StudyConfig.parse(recording.keys), config)
+        other = not self._changes.keys().isdisjoint(OF_SEARCH)
+        self._remembered = len(recording.trials) if other else int(recording.tags.get(REMEMBERED, "0"))
+
+    def begin(
+        self,
+        config: StudyConfig,
+        optimizer: Optimizer,
+        books: Bookkeeper,
+        launcher: Launcher,
+        go_live: Callable[[], None],
+    ) -> ReplayLauncher:
+        """Return a launcher that tells the recorded trials again and then hands over to `launcher`.
+
+        Trials of earlier searches of the study are over; optimizer and books learn what became of them.
+
+        Args:
+            config, optimizer, books: of the study.
+            launcher: runs what is not recorded.
+            go_live: called before it starts.
+        """
+        trials = self.recording.trials
+        books.recall(trials)
+        past = [trials[trial_id] for trial_id in sorted(trials)][: self._remembered]
+        _remember(optimizer, past, config)
+        for trial in past:
+            books.remember(trial, launcher.slots[0])
+        again = {trial_id: trial for trial_id, trial in trials.items() if trial_id >= self._remembered}
+        optimizer.recall(
+            {trial_id: config.space.parse(each.texts) for trial_id, each in again.items() if each.texts},
+            {trial_id: trial.reached for trial_id, trial in again.items() if trial.reached},
+            [
+                trial_id
+                for trial_id, trial in again.items()
+                if trial.status == "KILLED" and trial.reason.startswith(STOPPED_BY_SCHEDULER)
+            ],
+        )
+        return ReplayLauncher(launcher, again, go_live)
+
+    def go_live(self, config: StudyConfig, books: Bookkeeper, tracker: Tracker) -> list[str]:
+        """Let the study make new history: its runs and its books go on from the record.
+
+        Args:
+            config, books, tracker: of the study.
+
+        Returns:
+            What the user should know, line by line.
+        """
+        tags = self.recording.tags
+        books.go_on_from(self.recording)
+        resumes = int(tags.get(RESUMES, "0")) + 1
+        tracker.log_first({settings_path(resumes): as_yaml(config.to_dict())})
+        changed = json.loads(tags.get(CHANGED, "{}")) | {key: now for key, (_, now) in self._changes.items()}
+        tracker.go_live(
+            {RESUMES: str(resumes), REMEMBERED: str(self._remembered), CHANGED: json.dumps(changed)}
+        )
+        self.live = True
+        ledger = books.ledger
+        return [
+            f"resumed: {len(ledger.trials)} trials and {ledger.epochs} epochs are done, "
+            f"{len(ledger.running)} of them go on",
+            *(f"{key} was {was!r:.100}, is now {now!r:.100}" for key, (was, now) in self._changes.items()),
+        ]
 
 
 def resumed_keys(recording: Recording, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,12 +155,7 @@ def check_task(recording: Recording, task: str) -> None:
         raise ConfigError("resume", f"the study is about {before!r:.100}, got {task!r:.100}")
 
 
-def is_other_search(found: Mapping[str, Any]) -> bool:
-    """Whether these changes make another search."""
-    return not found.keys().isdisjoint(OF_SEARCH)
-
-
-def remember(optimizer: Optimizer, trials: list[RecordedTrial], config: StudyConfig) -> None:
+def _remember(optimizer: Optimizer, trials: list[RecordedTrial], config: StudyConfig) -> None:
     """Let a new search learn from trials of the one before; they are over."""
     for trial in trials:
         if trial.trial_id != len(optimizer.trials):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import time
@@ -46,19 +45,19 @@ from mlflow_hpo.metalearning.warm_start import WarmStart
 from mlflow_hpo.notes import Notes
 from mlflow_hpo.optimizer import BestTrial, Job
 from mlflow_hpo.preparation import describe, make_optimizer, mined_warm_start, parent_run
-from mlflow_hpo.recording import Recording
+from mlflow_hpo.recording import STOPPED_BY_SCHEDULER, Recording
 from mlflow_hpo.reporting import Reporting
-from mlflow_hpo.resumption import changes, check_task, is_other_search, remember, resumed_keys
+from mlflow_hpo.resumption import Resumption, check_task, resumed_keys
 from mlflow_hpo.retries import Retries
 from mlflow_hpo.schedulers.base import Decision
 from mlflow_hpo.scratch import scratch_folder
 from mlflow_hpo.signals import interruptible
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.lease import LeaseLostError
-from mlflow_hpo.tracking.recovery import REMEMBERED, RESUMES, read_recording, settings_path
+from mlflow_hpo.tracking.recovery import read_recording
 from mlflow_hpo.tracking.runs import TrialRun
-from mlflow_hpo.tracking.summary import CHANGED, MODEL, StudySummary, whose_model
-from mlflow_hpo.tracking.tracker import Tracker, as_yaml, writable
+from mlflow_hpo.tracking.summary import MODEL, StudySummary, whose_model
+from mlflow_hpo.tracking.tracker import Tracker, writable
 from mlflow_hpo.trial import Described, DescribedTraining
 
 if TYPE_CHECKING:
@@ -67,7 +66,6 @@ if TYPE_CHECKING:
 TICK = 0.5  # seconds: how often limits and the view are looked at while nothing happens
 UPLOAD_PATIENCE = 3600.0  # seconds that the end of a study waits for checkpoints on their way to the store
 GOAL_REACHED = "goal reached"  # why a study, or a trial in it, ended
-STOPPED_BY_SCHEDULER = "stopped by the scheduler"  # why a trial ended
 GRACE = 10.0  # seconds that an interrupted trial gets to store its checkpoint
 
 logger = logging.getLogger(__name__)
@@ -127,9 +125,9 @@ class Study:
         given: dict[str, Any] = dict(keys)
         if space is not None:
             given["space"] = space
-        self._recording = read_recording(resume) if isinstance(resume, str) else resume
-        if self._recording is not None:
-            given = resumed_keys(self._recording, given)
+        recording = read_recording(resume) if isinstance(resume, str) else resume
+        if recording is not None:
+            given = resumed_keys(recording, given)
         self._take_over = take_over
         self._source = dict(source or {})
         config = StudyConfig.parse(given)
@@ -152,9 +150,7 @@ class Study:
             "scheduler": named(config.scheduler, choice.scheduler),
         }
         self.config = config = config.model_copy(update=components)
-        self._changes = (
-            {} if self._recording is None else changes(StudyConfig.parse(self._recording.keys), config)
-        )
+        self._resumption = None if recording is None else Resumption(recording, config)
         self.optimizer = make_optimizer(config)
         self._launcher = LAUNCHERS.create(config.place, config.workers)
         self._launcher.jobs_per_worker = config.trials_per_worker
@@ -162,8 +158,8 @@ class Study:
         self._launcher.check(train)
         self._train = train
         self._facts = describe(train, config)
-        if self._recording is not None and isinstance(train, Described):
-            check_task(self._recording, self._facts["data"])
+        if recording is not None and isinstance(train, Described):
+            check_task(recording, self._facts["data"])
         self._warm_start = mined_warm_start(config, self._facts)
         self._origins: dict[Any, str] = {}  # task and run of what was good before, by configuration
         if self._warm_start is not None:
@@ -179,7 +175,6 @@ class Study:
         self._searched = False  # nothing is left but to write down how it ended
         self._arrivals = Arrivals(self._arrived)
         self._away: float | None = None  # seconds for which the tracking store has been away
-        self._replaying = self._recording is not None
         self._replay: ReplayLauncher | None = None  # of a study that goes on
         self._feasibility = Feasibility(config.constraints)
         self._idle_gpus = IdleGpus()
@@ -228,11 +223,12 @@ class Study:
         if self._begun:
             raise StudyError("a study runs once: make a new one")
         self._begun = True
-        if self._recording is None:
+        if self._resumption is None:
             about = parent_run(self._train, self.config, self._facts, self._choice, self._warm_start)
             self._tracker = Tracker.begin(**about, source=self._source)
         else:
-            self._tracker = Tracker.resume(self._recording, take_over=self._take_over, source=self._source)
+            recording = self._resumption.recording
+            self._tracker = Tracker.resume(recording, take_over=self._take_over, source=self._source)
         self._books = Bookkeeper(
             *(self.config, self.optimizer, self._tracker),
             slots=len(self._launcher.slots),
@@ -242,8 +238,10 @@ class Study:
         self._reporting = Reporting(self._books, self._tracker, self._warn)
         mine = True  # whether the runs tell how this ended
         try:
-            if self._recording is not None:
-                self._go_back_to(self._recording)
+            if self._resumption is not None:
+                self._launcher = self._replay = self._resumption.begin(
+                    *(self.config, self.optimizer, self._books, self._launcher, self._go_live)
+                )
             if self._listener is not None:
                 self._listener.started(self.summary)
             with (
@@ -294,52 +292,19 @@ class Study:
 
     # --- resuming
 
-    def _go_back_to(self, recording: Recording) -> None:
-        """Prepare to go through the recorded trials again, or let a new search learn from them."""
-        trials, remembered = recording.trials, int(recording.tags.get(REMEMBERED, "0"))
-        if is_other_search(self._changes):
-            remembered = len(trials)
-        self._books.recall(trials)
-        past = [trials[trial_id] for trial_id in sorted(trials)][:remembered]
-        remember(self.optimizer, past, self.config)
-        for trial in past:
-            self._books.remember(trial, self._launcher.slots[0])
-        again = {trial_id: trial for trial_id, trial in trials.items() if trial_id >= remembered}
-        self.optimizer.recall(
-            {trial_id: self.config.space.parse(each.texts) for trial_id, each in again.items() if each.texts},
-            {trial_id: trial.reached for trial_id, trial in again.items() if trial.reached},
-            [
-                trial_id
-                for trial_id, trial in again.items()
-                if trial.status == "KILLED" and trial.reason.startswith(STOPPED_BY_SCHEDULER)
-            ],
-        )
-        self._remembered = remembered
-        self._launcher = self._replay = ReplayLauncher(self._launcher, again, self._go_live)
+    @property
+    def _replaying(self) -> bool:
+        """Whether what is recorded of the study is told again: nothing new has happened."""
+        return self._resumption is not None and not self._resumption.live
 
     def _go_live(self) -> None:
         """The record is told: from here on the study makes new history."""
-        recording = self._recording
-        if recording is None or not self._replaying:
+        if self._resumption is None or self._resumption.live:
             return
         if self._interrupted:
             raise KeyboardInterrupt
-        self._books.go_on_from(recording)
-        resumes = int(recording.tags.get(RESUMES, "0")) + 1
-        self._tracker.log_first({settings_path(resumes): as_yaml(self.config.to_dict())})
-        changed = json.loads(recording.tags.get(CHANGED, "{}"))
-        changed |= {key: now for key, (_, now) in self._changes.items()}
-        self._tracker.go_live(
-            {RESUMES: str(resumes), REMEMBERED: str(self._remembered), CHANGED: json.dumps(changed)}
-        )
-        self._replaying = False
-        ledger = self._books.ledger
-        self._tell(
-            f"resumed: {len(ledger.trials)} trials and {ledger.epochs} epochs are done, "
-            f"{len(ledger.running)} of them go on"
-        )
-        for key, (before, now) in self._changes.items():
-            self._tell(f"{key} was {before!r:.100}, is now {now!r:.100}")
+        for line in self._resumption.go_live(self.config, self._books, self._tracker):
+            self._tell(line)
 
     # --- the loop
 
@@ -603,7 +568,7 @@ class Study:
 
     def _log_model(self, train: DescribedTraining, best: BestTrial, folder: Path) -> None:
         of = whose_model(best.trial_id, best.resource)
-        if self._recording is not None and self._recording.tags.get(MODEL) == of:
+        if self._resumption is not None and self._resumption.recording.tags.get(MODEL) == of:
             return  # logged before the study was resumed
         self._tell(f"logging the best model: {of}")
         problem = log_model(
