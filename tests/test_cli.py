@@ -96,6 +96,8 @@ def bad_csv(tmp_path):
         (["--workers", "-1"], "error: workers: must be greater than 0, got -1"),
         (["--searcher", "tpee"], "error: searcher: must be one of"),
         (["--scheduler", "hyperbandit"], "error: scheduler: must be one of"),
+        (["--launcher", "slurm"], "error: launcher: must be one of"),
+        (["--launcher", "project"], "error: launcher: "),
         (["--data", "nowhere.csv", "--target", "y"], "error: data: "),
         (["--data", "one.csv"], "error: target: "),
         (["--data", "one.csv", "--target", "z"], "error: target: "),
