@@ -25,6 +25,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 CONNECT_TIMEOUT = 5.0  # seconds, where the caller tries again by itself
 READ_TIMEOUT = 30.0  # likewise; the user's own MLFLOW_HTTP_REQUEST_TIMEOUT goes first
 CONNECTIONS = 16  # kept open to one server
+SMALL = 250  # points of metrics, of which any index is as good
+OUTDATED = 4.0  # times the points that the statistics are of
+LOOKED_AT = 400  # entries of each index, for the statistics: takes some milliseconds
 SHARED = (
     "nfs",
     "cifs",
@@ -74,7 +77,8 @@ def _hasten_sqlite(uri: str) -> None:
     """Have SQLite commit without waiting for the disk each time, and readers not wait for writers.
 
     Write-ahead logging stays in the file. With `synchronous=NORMAL` a power failure may take the last
-    seconds' commits, never the database; a crash of the process takes nothing.
+    seconds' commits, never the database; a crash of the process takes nothing. Besides, have SQLite know how
+    many points a run has: otherwise it reads those of all runs to find one run's.
     """
     from sqlalchemy import event
     from sqlalchemy.engine import Engine, make_url
@@ -95,6 +99,7 @@ def _hasten_sqlite(uri: str) -> None:
         if isinstance(connection, sqlite3.Connection) and _file_of(connection) == path:
             with contextlib.suppress(sqlite3.Error):  # somebody else holds the file: the next connection may
                 connection.execute("PRAGMA journal_mode=WAL").close()
+                _count_points(connection)
             connection.execute("PRAGMA synchronous=NORMAL").close()
 
     if path not in _tuned:
@@ -103,6 +108,18 @@ def _hasten_sqlite(uri: str) -> None:
 
 
 _tuned: set[str] = set()  # SQLite files whose connections are listened for
+
+
+def _count_points(connection: sqlite3.Connection) -> None:
+    """Have the statistics made that SQLite chooses indices by, where there are none or they are outdated."""
+    [rows] = connection.execute("SELECT coalesce(max(rowid), 0) FROM metrics").fetchone()
+    known = 0
+    with contextlib.suppress(sqlite3.OperationalError):  # there are none
+        of_metrics = "SELECT coalesce(max(CAST(stat AS INTEGER)), 0) FROM sqlite_stat1 WHERE tbl = 'metrics'"
+        [known] = connection.execute(of_metrics).fetchone()
+    if rows > OUTDATED * max(known, SMALL):
+        connection.execute(f"PRAGMA analysis_limit={LOOKED_AT}").close()
+        connection.execute("ANALYZE metrics").close()
 
 
 def _file_of(connection: sqlite3.Connection) -> str:

@@ -1,3 +1,4 @@
+import contextlib
 import multiprocessing
 import sqlite3
 from pathlib import Path
@@ -31,6 +32,27 @@ def test_the_connections_of_sqlite_do_not_wait_for_the_disk(store, tmp_path):
     finally:
         event.remove(Engine, "checkout", look)
     assert set(seen) == {("wal", 1)}
+
+
+def plan(path):
+    """Return how SQLite finds the points of a run's metric."""
+    of_one_run = "EXPLAIN QUERY PLAN SELECT * FROM metrics WHERE run_uuid = 'r7' AND key = 'loss'"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        [(*_, told)] = connection.execute(of_one_run).fetchall()
+    return told
+
+
+def test_the_points_of_one_run_are_found_without_reading_those_of_all(store, tmp_path):
+    path = tmp_path / "mlflow.db"
+    points = [("loss", 0.5, step, f"r{run}", step, 0) for run in range(100) for step in range(20)]
+    into = "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) VALUES (?, ?, ?, ?, ?, ?)"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA foreign_keys=OFF")
+        connection.executemany(into, points)
+        connection.commit()
+    assert "(key=?)" in plan(path), "SQLite knows by itself now: _count_points is not needed any more"
+    connect()
+    assert "(run_uuid=? AND key=?)" in plan(path)
 
 
 def test_other_databases_of_the_process_are_left_alone(store, tmp_path):
