@@ -1,0 +1,169 @@
+"""Layers over the stacked weights of several trials: one product does for all of them.
+
+What is computed of one trial must not depend, in any bit, on how many others are there: products are batched
+(`torch.bmm`), never grouped convolutions, whose kernels are chosen by size, and no sum runs over trials. With
+one thread that holds of every operation here on the CPU; tests check it.
+
+Activations have the shape (trials, channels, rows, ...): so the rows of a trial's channel lie side by side,
+which is what products and batch normalisation want.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Named = Mapping[str, Tensor]
+
+
+class Stacked:
+    """The function of layers one after the other, for several trials with weights of their own.
+
+    Args:
+        layers: with their names, as `build_model` has them; their own weights do not matter.
+    """
+
+    def __init__(self, layers: Iterable[tuple[str, nn.Module]]) -> None:
+        self._layers = list(layers)
+
+    def __call__(
+        self, weights: Named, buffers: Named, x: Tensor, masks: Sequence[Tensor], *, training: bool
+    ) -> Tensor:
+        """Return the outputs, shape (trials, rows, outputs).
+
+        Args:
+            weights: of shape (trials, *shape).
+            buffers: likewise; those of batch normalisation change in training.
+            x: shape (trials, rows, *input_shape).
+            masks: what each dropout layer multiplies by in training, shape (trials, *features, rows).
+            training: as opposed to evaluation.
+        """
+        x, dropouts = x.transpose(1, 2), iter(masks)
+        for name, layer in self._layers:
+            if isinstance(layer, nn.Dropout):
+                x = x * next(dropouts).movedim(-1, 2) if training else x
+            else:
+                x = _LAYERS[type(layer)](layer, _Own(name, weights, buffers), x, training)
+        return x.transpose(1, 2)
+
+
+class _Own:
+    """The tensors of one layer."""
+
+    def __init__(self, name: str, weights: Named, buffers: Named) -> None:
+        self._name = name
+        self._weights = weights
+        self._buffers = buffers
+
+    def weight(self, name: str) -> Tensor:
+        return self._weights[f"{self._name}.{name}"]
+
+    def buffer(self, name: str) -> Tensor:
+        return self._buffers[f"{self._name}.{name}"]
+
+
+def _linear(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
+    return torch.baddbmm(own.weight("bias").unsqueeze(2), own.weight("weight"), x)
+
+
+def _convolution(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
+    trials, _, rows, height, width = x.shape
+    weight = own.weight("weight").flatten(2)
+    maps = torch.baddbmm(own.weight("bias").unsqueeze(2), weight, _Patches.apply(x))  # type: ignore[no-untyped-call]
+    return maps.view(trials, layer.out_channels, rows, height, width)
+
+
+class _Patches(torch.autograd.Function):
+    """Of maps of shape (trials, channels, rows, height, width) the 3 x 3 surroundings of each pixel.
+
+    Their shape is (trials, channels * 9, rows * height * width). Nine copies of whole maps are faster than
+    `nn.functional.unfold`, which goes pixel by pixel, and need no copy to change the order of axes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.shape = trials, channels, rows, height, width = x.shape
+        padded = F.pad(x, (1, 1, 1, 1))
+        patches = x.new_empty(trials, channels, 9, rows, height, width)
+        for at in range(9):
+            patches[:, :, at] = _shifted(padded, at)
+        return patches.view(trials, channels * 9, rows * height * width)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor | None:
+        if not ctx.needs_input_grad[0]:
+            return None
+        trials, channels, rows, height, width = ctx.shape
+        patches = gradient.view(trials, channels, 9, rows, height, width)
+        padded = gradient.new_zeros(trials, channels, rows, height + 2, width + 2)
+        for at in range(9):
+            _shifted(padded, at).add_(patches[:, :, at])
+        return padded[..., 1:-1, 1:-1]
+
+
+def _shifted(padded: Tensor, at: int) -> Tensor:
+    height, width = padded.shape[-2] - 2, padded.shape[-1] - 2
+    return padded[..., at // 3 : at // 3 + height, at % 3 : at % 3 + width]
+
+
+def _batch_norm(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
+    channels = x.shape[0] * x.shape[1]  # a channel of one trial has nothing to do with that of another
+    if training:
+        own.buffer("num_batches_tracked").add_(1)
+    normal = F.batch_norm(
+        x.reshape(1, channels, -1),
+        own.buffer("running_mean").view(channels),
+        own.buffer("running_var").view(channels),
+        own.weight("weight").reshape(channels),
+        own.weight("bias").reshape(channels),
+        training,
+        layer.momentum,
+        layer.eps,
+    )
+    return normal.view(x.shape)
+
+
+def _layer_norm(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
+    """Normalise each row over all but the trials; the weights are those of the channels."""
+    by_row = x.transpose(1, 2)
+    normal = F.layer_norm(by_row, by_row.shape[2:], eps=layer.eps).transpose(1, 2)
+    weight, bias = (own.weight(name).view(*x.shape[:2], *[1] * (x.dim() - 2)) for name in ("weight", "bias"))
+    return normal * weight + bias
+
+
+def _relu(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
+    return F.relu(x)
+
+
+def _max_pool(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
+    return _of_trials(F.max_pool2d(x.flatten(0, 1), layer.kernel_size), x)
+
+
+def _average_pool(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
+    return _of_trials(F.adaptive_avg_pool2d(x.flatten(0, 1), layer.output_size), x)
+
+
+def _of_trials(maps: Tensor, x: Tensor) -> Tensor:
+    return maps.view(*x.shape[:2], *maps.shape[1:])
+
+
+def _flatten(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
+    return x.movedim(2, -1).flatten(1, -2) if x.dim() > 3 else x
+
+
+_LAYERS: Mapping[type[nn.Module], Callable[[Any, _Own, Tensor, bool], Tensor]] = {
+    nn.Linear: _linear,
+    nn.Conv2d: _convolution,
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+    nn.LayerNorm: _layer_norm,
+    nn.GroupNorm: _layer_norm,
+    nn.ReLU: _relu,
+    nn.MaxPool2d: _max_pool,
+    nn.AdaptiveAvgPool2d: _average_pool,
+    nn.Flatten: _flatten,
+}
