@@ -367,8 +367,8 @@ class Study:
 
     def _hand_out(self) -> None:
         """Fill the free slots. A new trial begins at once; what it tells is heard when its run is there."""
-        while (slot := self._launcher.free_slot) is not None and (job := self._next_job()) is not None:
-            self._begin(job, slot)
+        while self._launcher.free_slot is not None and (job := self._next_job()) is not None:
+            self._begin(job, self._launcher.slot_for(job.config))
 
     def _catch_up(self, replay: ReplayLauncher) -> None:
         """Let a trial go on that is known to have, though this time the search has decided otherwise.

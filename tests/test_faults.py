@@ -20,7 +20,7 @@ def test_faults_lose_nothing_and_leave_nothing_behind(store, monkeypatch, reques
     def look_and_close():
         killer.stop()
         if not free:
-            free.append(sum(worker.job is None for worker in launcher._workers.values()))
+            free.append(sum(not worker.works for worker in launcher._workers.values()))
         close()
 
     monkeypatch.setattr(launcher, "close", look_and_close)
