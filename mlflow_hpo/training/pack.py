@@ -24,6 +24,7 @@ from mlflow_hpo.training.schedules import steps_in_epoch
 
 CHUNK = 1 << 19  # numbers of one trial's widest layer that are computed at once in validation
 DRAWN = 1 << 18  # numbers of one trial's dropout that are drawn at once
+_LOWEST = -(1 << 63)
 
 P = TypeVar("P")
 Q = TypeVar("Q", contravariant=True)
@@ -352,7 +353,9 @@ class _Masks:
     ) -> None:
         self._shapes = shapes
         self._sizes = [int(np.prod(shape)) for shape in shapes]
-        self._rates = rates
+        by_layer = torch.tensor(rates, dtype=torch.float64).view(len(generators), len(shapes)).T
+        self._dropped = ((by_layer * (1 << 16)).round() - (1 << 15)).to(like.device, torch.int16)
+        self._kept = (1 / (1 - by_layer)).to(like.device, like.dtype)
         self._generators = generators
         self._like = like
         self._left: list[list[Tensor]] = []  # of the steps that are drawn already, the next one last
@@ -368,16 +371,25 @@ class _Masks:
         if not self._left:
             steps = max(1, DRAWN // (sum(self._sizes) * batches[0]))
             self._left = self._draw(batches[:steps])[::-1]
-        return self._left.pop()
+        return [
+            (bits >= dropped.view(-1, *[1] * (bits.dim() - 1)))
+            .to(self._like.dtype)
+            .mul_(kept.view(-1, *[1] * (bits.dim() - 1)))
+            for bits, dropped, kept in zip(self._left.pop(), self._dropped, self._kept, strict=True)
+        ]
 
     def _draw(self, batches: Sequence[int]) -> list[list[Tensor]]:
-        layers = []
-        for layer, (shape, size) in enumerate(zip(self._shapes, self._sizes, strict=True)):
-            drawn = self._like.new_empty(len(self._generators), size, sum(batches))
-            for trial, (own, generator) in enumerate(zip(drawn, self._generators, strict=True)):
-                kept = 1 - self._rates[trial][layer]
-                own.bernoulli_(kept, generator=generator).div_(max(kept, 1e-9))
-            layers.append(torch.split(drawn.view(len(drawn), *shape, -1), list(batches), dim=-1))
+        """Draw 16 bits for each number, four at a time: rates of dropout are rounded to 1 / 65536."""
+        trials, rows = len(self._generators), sum(batches)
+        needed = sum(self._sizes) * rows
+        drawn = torch.empty(trials, -(-needed // 4), dtype=torch.int64, device=self._like.device)
+        for own, generator in zip(drawn, self._generators, strict=True):
+            own.random_(_LOWEST, None, generator=generator)  # type: ignore[call-overload]  # all 64 bits
+        bits = drawn.view(torch.int16)[:, :needed].split([size * rows for size in self._sizes], dim=1)
+        layers = [
+            own.view(trials, *shape, rows).split(list(batches), dim=-1)
+            for own, shape in zip(bits, self._shapes, strict=True)
+        ]
         return [list(each) for each in zip(*layers, strict=True)]
 
 

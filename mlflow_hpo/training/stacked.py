@@ -4,8 +4,8 @@ What is computed of one trial must not depend, in any bit, on how many others ar
 (`torch.bmm`), never grouped convolutions, whose kernels are chosen by size, and no sum runs over trials. With
 one thread that holds of every operation here on the CPU; tests check it.
 
-Activations have the shape (trials, channels, rows, ...): so the rows of a trial's channel lie side by side,
-which is what products and batch normalisation want.
+Activations have the shape (trials, channels, ..., rows): so the rows of each pixel lie side by side, which is
+what products want, and what makes shifting and pooling of maps work on long pieces of memory.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Stacked:
             masks: what each dropout layer multiplies by in training, shape (trials, *features, rows).
             training: as opposed to evaluation.
         """
-        x, dropouts = x.transpose(1, 2), iter(masks)
+        x, dropouts = x.movedim(1, -1), iter(masks)
         for name, layer in self._layers:
             if isinstance(layer, nn.Dropout):
-                x = x * next(dropouts).movedim(-1, 2) if training else x
+                x = x * next(dropouts) if training else x
             else:
                 x = _LAYERS[type(layer)](layer, _Own(name, weights, buffers), x, training)
-        return x.transpose(1, 2)
+        return x.movedim(-1, 1)
 
 
 class _Own:
@@ -71,43 +71,70 @@ def _linear(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
 
 
 def _convolution(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
-    trials, _, rows, height, width = x.shape
+    trials, _, *size = x.shape
     weight = own.weight("weight").flatten(2)
-    maps = torch.baddbmm(own.weight("bias").unsqueeze(2), weight, _Patches.apply(x))  # type: ignore[no-untyped-call]
-    return maps.view(trials, layer.out_channels, rows, height, width)
+    patches: Tensor = _Patches.apply(x)  # type: ignore[no-untyped-call]
+    maps = torch.baddbmm(own.weight("bias").unsqueeze(2), weight, patches)
+    return maps.view(trials, layer.out_channels, *size)
 
 
 class _Patches(torch.autograd.Function):
-    """Of maps of shape (trials, channels, rows, height, width) the 3 x 3 surroundings of each pixel.
+    """Of maps of shape (trials, channels, height, width, rows) the 3 x 3 surroundings of each pixel.
 
-    Their shape is (trials, channels * 9, rows * height * width). Nine copies of whole maps are faster than
-    `nn.functional.unfold`, which goes pixel by pixel, and need no copy to change the order of axes.
+    Their shape is (trials, channels * 9, height * width * rows). Unlike `nn.functional.unfold` it copies whole
+    lines.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.shape = trials, channels, rows, height, width = x.shape
-        padded = F.pad(x, (1, 1, 1, 1))
-        patches = x.new_empty(trials, channels, 9, rows, height, width)
+        ctx.shape = trials, channels, height, width, rows = x.shape
+        padded = F.pad(x, (0, 0, 1, 1, 1, 1))
+        patches = x.new_empty(trials, channels, 9, height, width, rows)
         for at in range(9):
             patches[:, :, at] = _shifted(padded, at)
-        return patches.view(trials, channels * 9, rows * height * width)
+        return patches.view(trials, channels * 9, height * width * rows)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor | None:
         if not ctx.needs_input_grad[0]:
             return None
-        trials, channels, rows, height, width = ctx.shape
-        patches = gradient.view(trials, channels, 9, rows, height, width)
-        padded = gradient.new_zeros(trials, channels, rows, height + 2, width + 2)
+        trials, channels, height, width, rows = ctx.shape
+        patches = gradient.view(trials, channels, 9, height, width, rows)
+        padded = gradient.new_zeros(trials, channels, height + 2, width + 2, rows)
         for at in range(9):
             _shifted(padded, at).add_(patches[:, :, at])
-        return padded[..., 1:-1, 1:-1]
+        return padded[:, :, 1:-1, 1:-1]
 
 
 def _shifted(padded: Tensor, at: int) -> Tensor:
-    height, width = padded.shape[-2] - 2, padded.shape[-1] - 2
-    return padded[..., at // 3 : at // 3 + height, at % 3 : at % 3 + width]
+    height, width = padded.shape[2] - 2, padded.shape[3] - 2
+    return padded[:, :, at // 3 : at // 3 + height, at % 3 : at % 3 + width]
+
+
+class _Largest(torch.autograd.Function):
+    """Of maps of shape (trials, channels, height, width, rows) the largest of each 2 x 2 pixels."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        first, second, third, fourth = _quarters(x)
+        largest = torch.maximum(torch.maximum(first, second), torch.maximum(third, fourth))
+        ctx.save_for_backward(x, largest)
+        return largest
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        x, largest = ctx.saved_tensors
+        whole = torch.zeros_like(x)
+        for quarter, target in zip(_quarters(x), _quarters(whole), strict=True):
+            own = gradient * (quarter == largest)
+            target.copy_(own)
+            gradient = gradient - own  # of several that are the largest the first gets it
+        return whole
+
+
+def _quarters(x: Tensor) -> list[Tensor]:
+    height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
+    return [x[:, :, down:height:2, right:width:2] for down in (0, 1) for right in (0, 1)]
 
 
 def _batch_norm(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
@@ -129,8 +156,8 @@ def _batch_norm(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
 
 def _layer_norm(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
     """Normalise each row over all but the trials; the weights are those of the channels."""
-    by_row = x.transpose(1, 2)
-    normal = F.layer_norm(by_row, by_row.shape[2:], eps=layer.eps).transpose(1, 2)
+    by_row = x.movedim(-1, 1)
+    normal = F.layer_norm(by_row, by_row.shape[2:], eps=layer.eps).movedim(1, -1)
     weight, bias = (own.weight(name).view(*x.shape[:2], *[1] * (x.dim() - 2)) for name in ("weight", "bias"))
     return normal * weight + bias
 
@@ -140,19 +167,17 @@ def _relu(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
 
 
 def _max_pool(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
-    return _of_trials(F.max_pool2d(x.flatten(0, 1), layer.kernel_size), x)
+    largest: Tensor = _Largest.apply(x)  # type: ignore[no-untyped-call]
+    return largest
 
 
 def _average_pool(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
-    return _of_trials(F.adaptive_avg_pool2d(x.flatten(0, 1), layer.output_size), x)
-
-
-def _of_trials(maps: Tensor, x: Tensor) -> Tensor:
-    return maps.view(*x.shape[:2], *maps.shape[1:])
+    maps = F.adaptive_avg_pool2d(x.movedim(-1, 2).flatten(0, 1), layer.output_size)
+    return maps.view(*x.shape[:2], *maps.shape[1:]).movedim(2, -1)
 
 
 def _flatten(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
-    return x.movedim(2, -1).flatten(1, -2) if x.dim() > 3 else x
+    return x.flatten(1, -2)
 
 
 _LAYERS: Mapping[type[nn.Module], Callable[[Any, _Own, Tensor, bool], Tensor]] = {
