@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from mlflow_hpo.packing import Trained
 from mlflow_hpo.training.checkpoint import FORMAT, read_checkpoint
 from mlflow_hpo.training.data import Dataset
-from mlflow_hpo.training.flat import Layout
 from mlflow_hpo.training.hyperparameters import Hyperparameters
 from mlflow_hpo.training.models import build_model
-from mlflow_hpo.training.optimizers import Rates, from_torch, to_torch
+from mlflow_hpo.training.optimizers import Rates
 from mlflow_hpo.training.pack import DeviceData, Member, Trainer
 from mlflow_hpo.training.stacked import Stacked
+from mlflow_hpo.training.states import from_state, judged, to_state
 
 Array = npt.NDArray[Any]
 BundledMember = Member[Hyperparameters]
@@ -54,7 +54,7 @@ class BundledPacks:
         compiled: bool = False,
     ) -> None:
         self._data = data
-        self._like = tensors.X_train
+        self._like = tensors.like
         self._horizon = max_epochs
         self._trainer = Trainer(_Task(data), tensors, bf16=bf16, compiled=compiled)
 
@@ -63,20 +63,18 @@ class BundledPacks:
 
         Raises:
             ConfigError: a hyperparameter is unknown or out of what is allowed.
-            RuntimeError: the checkpoint is not one of these.
+            RuntimeError: the checkpoint is not one of these, or of another configuration or other data.
         """
         member = self._trainer.begin(Hyperparameters.parse(params), seed, self._horizon)
         return member if checkpoint is None else self._restored(member, read_checkpoint(checkpoint))
 
     def epoch(self, members: Sequence[BundledMember]) -> list[Trained[BundledMember]]:
         """Train trials for one epoch; one that diverged reports NaN as its scores, and fails."""
-        return [_judged(*trained) for trained in self._trainer.epoch(members)]
+        return [judged(*trained) for trained in self._trainer.epoch(members)]
 
     def save(self, member: BundledMember, epoch: int, path: Path) -> None:
         """Write everything that a resumed training or a served model needs: tensors and plain types."""
-        layout, data = Layout(member.model), self._data
-        parts = {**layout.parts(member.weights), **member.buffers}
-        cuda = member.weights.is_cuda
+        data = self._data
         state = {
             "format": FORMAT,
             "epoch": epoch,
@@ -87,42 +85,14 @@ class BundledPacks:
             "target_scale": data.target_scale,
             "preprocessor": data.preprocessor.to_json(),
             "data_digest": data.digest,
-            "model": {name: parts[name].clone() for name in member.model.state_dict()},
-            "optimizer": to_torch(_rates(member.params), layout, member.moments, member.step),
-            "schedule": {"step": member.step, "horizon": member.horizon},
-            "rng": {
-                "torch": torch.Generator().get_state() if cuda else member.dropout,
-                "shuffle": member.shuffle,
-                "cuda": member.dropout if cuda else None,
-            },
+            **to_state(member, _rates(member.params)),
         }
         torch.save(state, path)
 
     def _restored(self, member: BundledMember, state: Mapping[str, Any]) -> BundledMember:
-        """Return a trial as its checkpoint has it.
-
-        The horizon of the schedule is the checkpoint's: a longer one would make the learning rate jump.
-
-        Raises:
-            RuntimeError: the checkpoint is of other data or another configuration.
-        """
         if state["data_digest"] != self._data.digest or state["params"] != asdict(member.params):
             raise RuntimeError("the checkpoint belongs to another configuration or to other data")
-        like, layout, rng = self._like, Layout(member.model), state["rng"]
-        drawn = rng["cuda"] if like.is_cuda else rng["torch"]
-        return replace(
-            member,
-            weights=layout.flat(state["model"], like=like),
-            moments=from_torch(_rates(member.params), layout, state["optimizer"], like),
-            buffers={
-                name: state["model"][name].to(value.device, value.dtype)
-                for name, value in member.buffers.items()
-            },
-            step=state["schedule"]["step"],
-            horizon=state["schedule"]["horizon"],
-            shuffle=rng["shuffle"],
-            dropout=member.dropout if drawn is None else drawn,
-        )
+        return from_state(member, _rates(member.params), state, self._like)
 
 
 class _Task:
@@ -182,15 +152,6 @@ def _rates(params: Hyperparameters) -> Rates:
         momentum=params.momentum,
         schedule=params.schedule,
     )
-
-
-def _judged(member: BundledMember, metrics: dict[str, float]) -> Trained[BundledMember]:
-    if math.isfinite(metrics["train_loss"]) and math.isfinite(metrics["val_loss"]):
-        return Trained(member, metrics)
-    # Accuracies of a broken model are finite and would be believed.
-    scores = [name for name in metrics if name.startswith("val_")]
-    losses = f"train_loss {metrics['train_loss']:g}, val_loss {metrics['val_loss']:g}"
-    return Trained(member, metrics | dict.fromkeys(scores, math.nan), f"training diverged: {losses}")
 
 
 def classification_scores(predicted: Array, actual: Array) -> dict[str, float]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from mlflow_hpo.training.schedules import steps_in_epoch
 
 CHUNK = 1 << 19  # numbers of one trial's widest layer that are computed at once in validation
 DRAWN = 1 << 18  # numbers of one trial's dropout that are drawn at once
+CLOCKED = ("epoch_seconds", "samples_per_second")  # metrics that depend on the clock
 _LOWEST = -(1 << 63)
 
 P = TypeVar("P")
@@ -34,7 +36,7 @@ Q = TypeVar("Q", contravariant=True)
 class DeviceData:
     """A data set as tensors on one device, kept for all trials of a process.
 
-    The type of `X_train` is that in which models of it are trained.
+    The type of `X_train`, where it has floats, is that in which models of it are trained.
     """
 
     X_train: Tensor
@@ -46,6 +48,11 @@ class DeviceData:
     def device(self) -> torch.device:
         """Where it is."""
         return self.X_train.device
+
+    @property
+    def like(self) -> Tensor:
+        """A number of the type and on the device of the models."""
+        return self.X_train.new_empty((), dtype=None if self.X_train.is_floating_point() else torch.float32)
 
 
 class Forward(Protocol):
@@ -134,7 +141,7 @@ class Trainer(Generic[P]):
         self._data = data
         self._bf16 = bf16
         self._compiled = compiled
-        self._plans: dict[str, _Plan] = {}  # by the models' structure
+        self._plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
 
     def begin(self, params: P, seed: int, horizon: int) -> Member[P]:
         """Return a trial before its first epoch.
@@ -149,7 +156,7 @@ class Trainer(Generic[P]):
             torch.manual_seed(seed)
             model = self._task.build(params)
             drawn = torch.get_rng_state()
-        weights = Layout(model).flat(dict(model.named_parameters()), like=data.X_train)
+        weights = Layout(model).flat(dict(model.named_parameters()), like=data.like)
         buffers = {name: self._placed(value) for name, value in model.named_buffers()}
         generator = torch.Generator(device)
         if device.type == "cpu":
@@ -183,26 +190,23 @@ class Trainer(Generic[P]):
         losses = pack.train()
         trained = time.perf_counter()
         scores = pack.validate()
-        clocked = {
-            "epoch_seconds": time.perf_counter() - begin,
-            "samples_per_second": len(self._data.y_train) / max(trained - begin, 1e-9),
-        }
+        rate = len(self._data.y_train) / max(trained - begin, 1e-9)
+        clocked = dict(zip(CLOCKED, (time.perf_counter() - begin, rate), strict=True))
         metrics = [
             {"train_loss": loss, **scored, **clocked} for loss, scored in zip(losses, scores, strict=True)
         ]
         return list(zip(pack.members(), metrics, strict=True))
 
     def _placed(self, value: Tensor) -> Tensor:
-        like = self._data.X_train
+        like = self._data.like
         return value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
 
     def _plan(self, model: nn.Module) -> _Plan:
-        structure = repr(model)
-        if structure not in self._plans:
+        if model not in self._plans:
             forward = self._task.forward(model)
             compiled: Forward = torch.compile(forward.__call__) if self._compiled else forward
-            self._plans[structure] = _Plan.of(model, compiled, self._data.X_train)
-        return self._plans[structure]
+            self._plans[model] = _Plan.of(model, compiled, self._data.X_train)
+        return self._plans[model]
 
 
 @dataclass(frozen=True)
@@ -221,12 +225,14 @@ class _Plan:
     @classmethod
     def of(cls, model: nn.Module, forward: Forward, X: Tensor) -> _Plan:
         """Look at what the layers of a model make of a row."""
-        dropped: list[tuple[int, ...]] = []
+        dropped: dict[nn.Module, tuple[int, ...]] = dict.fromkeys(
+            dropouts_of(model), (1,)
+        )  # of one that is never asked
         sizes = [X[0].numel()]
 
         def look(layer: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
             if isinstance(layer, nn.Dropout):
-                dropped.append(tuple(inputs[0].shape[1:]))
+                dropped[layer] = tuple(inputs[0].shape[1:])
             if isinstance(output, Tensor):
                 kernel = 9 if isinstance(layer, nn.Conv2d) else 1
                 sizes.append(kernel * max(inputs[0].numel(), output.numel()))
@@ -234,11 +240,11 @@ class _Plan:
         hooks = [layer.register_forward_hook(look) for layer in model.modules() if layer is not model]
         try:
             with torch.no_grad():
-                model.eval()(torch.empty(1, *X.shape[1:], device="meta"))
+                model.eval()(X[:1].to("meta"))
         finally:
             for hook in hooks:
                 hook.remove()
-        return cls(forward, Layout(model), dropped, max(sizes))
+        return cls(forward, Layout(model), list(dropped.values()), max(sizes))
 
 
 class _Pack(Generic[P]):
@@ -328,10 +334,7 @@ class _Pack(Generic[P]):
         return outputs.float() if self._bf16 else outputs
 
     def _rates_of_dropout(self) -> list[list[float]]:
-        return [
-            [layer.p for layer in member.model.modules() if isinstance(layer, nn.Dropout)]
-            for member in self._members
-        ]
+        return [[layer.p for layer in dropouts_of(member.model)] for member in self._members]
 
 
 class _Masks:
@@ -384,11 +387,13 @@ class _Masks:
         needed = sum(self._sizes) * rows
         drawn = torch.empty(trials, -(-needed // 4), dtype=torch.int64, device=self._like.device)
         for own, generator in zip(drawn, self._generators, strict=True):
-            own.random_(_LOWEST, None, generator=generator)  # type: ignore[call-overload]  # all 64 bits
-        bits = drawn.view(torch.int16)[:, :needed].split([size * rows for size in self._sizes], dim=1)
+            own.random_(_LOWEST, None, generator=generator)  # all 64 bits
+        bits = drawn.view(torch.int16)[:, :needed]
         layers = [
-            own.view(trials, *shape, rows).split(list(batches), dim=-1)
-            for own, shape in zip(bits, self._shapes, strict=True)
+            torch.split(own.view(trials, *shape, rows), list(batches), dim=-1)
+            for own, shape in zip(
+                torch.split(bits, [size * rows for size in self._sizes], dim=1), self._shapes, strict=True
+            )
         ]
         return [list(each) for each in zip(*layers, strict=True)]
 
@@ -396,3 +401,8 @@ class _Masks:
 def _rows(data: Tensor, batch: Tensor) -> Tensor:
     """Return rows of `data` for each trial, shape (trials, rows, ...), of their numbers (trials, rows)."""
     return data.index_select(0, batch.reshape(-1)).view(*batch.shape, *data.shape[1:])
+
+
+def dropouts_of(model: nn.Module) -> list[nn.Dropout]:
+    """Return the dropout layers of a model, in the order of their names."""
+    return [layer for layer in model.modules() if isinstance(layer, nn.Dropout)]

@@ -81,8 +81,8 @@ def _convolution(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
 class _Patches(torch.autograd.Function):
     """Of maps of shape (trials, channels, height, width, rows) the 3 x 3 surroundings of each pixel.
 
-    Their shape is (trials, channels * 9, height * width * rows). Unlike `nn.functional.unfold` it copies whole
-    lines.
+    Their shape is (trials, channels * 9, height * width * rows). Unlike `nn.functional.unfold` this copies
+    whole lines.
     """
 
     @staticmethod
