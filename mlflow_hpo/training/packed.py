@@ -26,7 +26,7 @@ class PackedTrainable:
 
     The parameters `optimizer` (adam, adamw or sgd), `learning_rate`, `weight_decay`, `momentum`, `beta1`,
     `beta2`, `schedule` (constant, cosine or onecycle) and `batch_size` are followed for you. Where the search
-    space lacks them the learning rate is 1e-3, a batch has 64 rows, the schedule is constant, momentum is 0.9,
+    space lacks them, the learning rate is 1e-3, a batch has 64 rows, the schedule is constant, momentum 0.9,
     and all else is as `torch.optim` has it. The other parameters are the model's. Trials whose models are
     alike train together: all parameters but those in `FREE` are the same, and both or neither have dropout.
 
