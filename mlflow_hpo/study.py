@@ -38,6 +38,7 @@ from mlflow_hpo.launchers.base import (
     TrialJob,
     Warned,
 )
+from mlflow_hpo.launchers.choice import choose_launcher
 from mlflow_hpo.launchers.project_contract import Project
 from mlflow_hpo.launchers.replay import ReplayLauncher
 from mlflow_hpo.ledger import TrialEntry
@@ -151,6 +152,11 @@ class Study:
             "searcher": named(config.searcher, choice.searcher),
             "scheduler": named(config.scheduler, choice.scheduler),
         }
+        self._place = ""  # what "auto" is
+        if is_auto(config.launcher):
+            place, why = choose_launcher(train, config.space, config.workers, config.gpus_per_trial)
+            components["launcher"] = named(config.launcher, place)
+            self._place = f"launcher auto is {place}: {why}"
         self.config = config = config.model_copy(update=components)
         self._changes = (
             {} if self._recording is None else changes(StudyConfig.parse(self._recording.keys), config)
@@ -254,6 +260,8 @@ class Study:
                 self._launcher.start(self._train, self._tracker.services, folder)
                 if self._choice is not None:
                     self._tell(f"auto is {self._choice}")
+                if self._place:
+                    self._tell(self._place)
                 if self._warm_start is not None:
                     self._tell(f"warm start: {self._warm_start}")
                 if (size := self.optimizer.searcher.size) is not None:

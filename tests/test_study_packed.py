@@ -1,7 +1,8 @@
 import pytest
 from crashes import told
 
-from mlflow_hpo import Study
+from mlflow_hpo import SearchSpace, Study
+from mlflow_hpo.launchers.choice import choose_launcher
 from mlflow_hpo.training.bundled import BundledTraining
 
 SPACE = {
@@ -52,3 +53,26 @@ def test_every_run_is_as_if_its_trial_was_trained_alone(search):
     alone = search(launcher="local", workers=1)
     assert {status for _, status, _, _ in alone.values()} == {"FINISHED", "KILLED"}
     assert search(launcher={"name": "packed", "processes": 1}, workers=9) == alone
+
+
+def test_auto_packs_where_trials_have_company(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    training = BundledTraining("wine")
+    narrow, wide = SearchSpace(SPACE), SearchSpace({"width": {"type": "int", "low": 2, "high": 2000}})
+    place, why = choose_launcher(training, narrow, 16, 0)
+    assert place == "packed"
+    assert why.endswith("of 16 trials would train together in each process")
+    assert choose_launcher(training, narrow, 2, 0) == ("local", "each process would train one trial")
+    assert choose_launcher(training, wide, 16, 0)[1].startswith("only about 1.0 of 16 trials")
+    assert choose_launcher(training, narrow, 16, 0.5) == ("local", "each trial has 0.5 GPUs of its own")
+    plain = "the training code trains one trial at a time"
+    assert choose_launcher(lambda trial: None, narrow, 16, None) == ("local", plain)
+
+
+def test_auto_says_what_it_is(store, caplog):
+    keys = {"metric": "val_loss", "mode": "min", "max_resource": 1, "trials": 1, "launcher": "auto"}
+    study = Study(BundledTraining("wine"), SPACE, **keys)
+    assert study.config.launcher == "local"
+    with caplog.at_level("INFO", "mlflow_hpo.study"):
+        study.run()
+    assert "launcher auto is local: each process would train one trial" in caplog.messages

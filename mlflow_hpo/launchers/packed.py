@@ -14,7 +14,7 @@ from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.launchers.base import Ended, Event, Reported, Services, Slot
 from mlflow_hpo.launchers.local import Work, Worker, WorkerPool
 from mlflow_hpo.launchers.pack_worker import Probation
-from mlflow_hpo.launchers.slots import make_slots, visible_gpus
+from mlflow_hpo.launchers.slots import slots_here, visible_gpus
 from mlflow_hpo.packing import Packable
 
 SLACK = 4  # trials that a worker may have more than another before it no longer attracts its like
@@ -54,12 +54,10 @@ class PackedLauncher(WorkerPool):
                 "must be 0 or left out with the launcher packed, whose trials share GPUs, "
                 f"got {gpus_per_trial:g}",
             )
-        gpus = [] if gpus_per_trial == 0 else visible_gpus()
-        cores = len(os.sched_getaffinity(0))
-        number = len(gpus) or cores
+        number = process_count(workers, gpus_per_trial)
         if processes is not None:
-            number = whole_number("processes", processes, at_least=1)
-        homes = make_slots(min(number, workers), gpus, cores, gpus_per_trial)
+            number = min(workers, whole_number("processes", processes, at_least=1))
+        homes = slots_here(number, gpus_per_trial)
         super().__init__(_places(homes, workers), homes)
         self._trainable: Packable | None = None
         self._suspects: set[int] = set()  # trials that were there when a process died, or hung
@@ -156,6 +154,12 @@ class PackedLauncher(WorkerPool):
             return self._trainable.pack_key(params)
         except Exception:  # noqa: BLE001 - the worker fails that trial, and tells why
             return None
+
+
+def process_count(workers: int, gpus_per_trial: float | None) -> int:
+    """Return how many processes train so many trials where nobody says how many."""
+    gpus = 0 if gpus_per_trial == 0 else len(visible_gpus())
+    return min(gpus or len(os.sched_getaffinity(0)), workers)
 
 
 def _places(homes: list[Slot], workers: int) -> list[Slot]:
