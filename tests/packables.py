@@ -3,9 +3,13 @@
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from dataclasses import dataclass, replace
+
+from faulty import first_time
+from trainings import curve
 
 from mlflow_hpo.packing import Trained, train_alone
 
@@ -104,3 +108,37 @@ def lacks_memory(trained, epoch, members):
 
 def cannot_be_saved(trained, epoch, members):
     return replace(trained, member=replace(trained.member, history=(object(),)))
+
+
+class Faulty(Named):
+    """The fates of `faulty.fails_in_every_way`, in packs."""
+
+    def pack_key(self, params):
+        return None
+
+    def packs(self, device):
+        return FaultyPacks()
+
+
+class FaultyPacks(NamedPacks):
+    def epoch(self, members):
+        time.sleep(0.05)
+        fates = {member.params["fate"] for member in members}
+        if fates & {1, 11}:
+            raise ValueError("this configuration is bad")
+        if 7 in fates:
+            threading.Event().wait()
+        if fates & {4, 14}:
+            subprocess.Popen(["sleep", "3600"])
+        results = []
+        for member in members:
+            history = (*member.history, len(member.history) + 1)
+            loss = float("nan") if member.params["fate"] == 9 else curve(member.params, len(history))
+            trained = replace(member, history=history)
+            results.append(Trained(trained, {"loss": loss, "length": len(history)}))
+        return results
+
+    def save(self, member, epoch, path):
+        if member.params["fate"] == 5 and first_time("full"):
+            raise OSError(28, "No space left on device")
+        super().save(member, epoch, path)

@@ -17,7 +17,7 @@ from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.training.packed import PackedTrainable
 from mlflow_hpo.trial import Trial
 
-TRIALS, EPOCHS = 32, 3
+TRIALS, EPOCHS = 12, 3
 
 
 class Gated(nn.Module):
