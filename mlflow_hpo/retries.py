@@ -61,6 +61,7 @@ class Retries:
 
     def put_off(self, job: Job) -> None:
         """Take a job that is not finished, to be handed out again."""
+        self._hung.discard(job.trial_id)
         self._waiting.append((time.monotonic(), job))
 
     def __len__(self) -> int:

@@ -37,6 +37,7 @@ from mlflow_hpo.launchers.base import (
     TrialJob,
     Warned,
 )
+from mlflow_hpo.launchers.choice import choose_launcher
 from mlflow_hpo.launchers.project_contract import Project
 from mlflow_hpo.launchers.replay import ReplayLauncher
 from mlflow_hpo.ledger import TrialEntry
@@ -149,6 +150,11 @@ class Study:
             "searcher": named(config.searcher, choice.searcher),
             "scheduler": named(config.scheduler, choice.scheduler),
         }
+        self._place = ""  # what "auto" is
+        if is_auto(config.launcher):
+            place, why = choose_launcher(train, config.space, config.workers, config.gpus_per_trial)
+            components["launcher"] = named(config.launcher, place)
+            self._place = f"launcher auto is {place}: {why}"
         self.config = config = config.model_copy(update=components)
         self._resumption = None if recording is None else Resumption(recording, config)
         self.optimizer = make_optimizer(config)
@@ -252,6 +258,8 @@ class Study:
                 self._launcher.start(self._train, self._tracker.services, folder)
                 if self._choice is not None:
                     self._tell(f"auto is {self._choice}")
+                if self._place:
+                    self._tell(self._place)
                 if self._warm_start is not None:
                     self._tell(f"warm start: {self._warm_start}")
                 if (size := self.optimizer.searcher.size) is not None:
@@ -332,8 +340,8 @@ class Study:
 
     def _hand_out(self) -> None:
         """Fill the free slots. A new trial begins at once; what it tells is heard when its run is there."""
-        while (slot := self._launcher.free_slot) is not None and (job := self._next_job()) is not None:
-            self._begin(job, slot)
+        while self._launcher.free_slot is not None and (job := self._next_job()) is not None:
+            self._begin(job, self._launcher.slot_for(job.config))
 
     def _catch_up(self, replay: ReplayLauncher) -> None:
         """Let a trial go on that is known to have, though this time the search has decided otherwise.

@@ -56,11 +56,11 @@ def relatives(mark):
     return found
 
 
-def search(trials, **keys):
+def search(trials, train=faulty.fails_in_every_way, **keys):
     """A study of so many trials that go wrong in every way."""
     rng = random.Random(0)
     return Study(
-        faulty.fails_in_every_way,
+        train,
         SPACE,
         metric="loss",
         mode="min",
@@ -68,7 +68,7 @@ def search(trials, **keys):
         scheduler={"name": "asha", "eta": 3},
         max_resource=9,
         trials=trials,
-        workers=4,
+        workers=keys.pop("workers", 4),
         points=[{"x": rng.uniform(-1, 1), "fate": trial % 20} for trial in range(trials)],
         heartbeat_timeout=3,
         max_retries=2,

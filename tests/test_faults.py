@@ -4,13 +4,24 @@ import uuid
 from pathlib import Path
 
 import fault_suite
+import pytest
+from packables import Faulty
 
 
-def test_faults_lose_nothing_and_leave_nothing_behind(store, monkeypatch, request):
+@pytest.mark.parametrize(
+    "keys",
+    [
+        pytest.param({}, id="local"),
+        pytest.param(
+            {"train": Faulty(), "launcher": {"name": "packed", "processes": 2}, "workers": 12}, id="packed"
+        ),
+    ],
+)
+def test_faults_lose_nothing_and_leave_nothing_behind(store, monkeypatch, request, keys):
     trials, pause = (200, 1.0) if request.config.getoption("full_size") else (20, 2.0)
     mark = uuid.uuid4().hex
     monkeypatch.setenv("FAULTS", mark)
-    study = fault_suite.search(trials)
+    study = fault_suite.search(trials, **keys)
     launcher, free = study._launcher, []
     close = launcher.close
     killer = fault_suite.Killer(
@@ -20,14 +31,14 @@ def test_faults_lose_nothing_and_leave_nothing_behind(store, monkeypatch, reques
     def look_and_close():
         killer.stop()
         if not free:
-            free.append(sum(worker.job is None for worker in launcher._workers.values()))
+            free.extend(launcher._free_slots())
         close()
 
     monkeypatch.setattr(launcher, "close", look_and_close)
     killer.start()
     fault_suite.run(study, killer)
 
-    assert free == [4], "a slot is leaked"
+    assert free == list(launcher.slots), "a slot is leaked"
     assert fault_suite.relatives(mark) == []
     assert killer.killed > 0
     fault_suite.check(store, study, trials)

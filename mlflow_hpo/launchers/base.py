@@ -240,6 +240,12 @@ class Launcher(ABC):
     def free_slot(self) -> Slot | None:
         """A slot that takes a job now, or None when all are busy."""
 
+    def slot_for(self, params: Mapping[str, Any]) -> Slot:
+        """Return the free slot that suits a configuration best. Raises RuntimeError when all are busy."""
+        if (slot := self.free_slot) is None:
+            raise RuntimeError("no slot is free")
+        return slot
+
     @abstractmethod
     def submit(self, slot: Slot, job: TrialJob) -> None:
         """Run a job in a free slot. Raises RuntimeError when it is not free."""

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -60,16 +60,27 @@ def packed(trainable: Any, services: Services) -> bytes:
 
 
 @dataclass(slots=True)
-class _Worker:
+class Work:
+    """A job in the hands of a worker."""
+
     slot: Slot
+    job: TrialJob
+    begin: float
+    reported: int = 0  # the last epoch that it reported
+    to_end: bool = False  # it was told to end
+
+
+@dataclass(slots=True)
+class Worker:
+    """A worker process and what is known of it."""
+
+    slot: Slot  # whose number, device and environment are the worker's
     process: subprocess.Popen[bytes]
     connection: Connection
     log: Path
     ready: bool = False
-    job: TrialJob | None = None
-    begin: float = 0.0
-    killed: str = ""  # why we killed it
-    reported: int = 0  # the last epoch that its job reported
+    works: dict[int, Work] = field(default_factory=dict)  # by the numbers of their slots
+    killed: dict[int, str] = field(default_factory=dict)  # trials over which we killed it, and why
     uploads: dict[Path, Upload] = field(default_factory=dict)  # what it has still to store
     away: bool = False  # the store does not answer it
     jobs: int = 0  # that it has run
@@ -77,7 +88,7 @@ class _Worker:
 
 
 class WorkerPool(Launcher):
-    """Runs each trial in a persistent process on this machine, one for each slot.
+    """Runs trials in persistent processes on this machine, one for each slot.
 
     Each process imports torch and the training code once and keeps its slot's device and threads; one that
     dies takes its job down as FAILED and is replaced. One is also replaced after `jobs_per_worker` jobs, and
@@ -89,16 +100,21 @@ class WorkerPool(Launcher):
 
     Args:
         slots: where the trials run.
+        homes: the slots of the workers, if these are not the same: several trials share a worker, those whose
+            slots have the same number modulo the number of workers.
 
     Attributes:
         checks: whether a worker that starts sees to it that it reaches the stores.
+        program: the module whose `main` a worker runs.
     """
 
     checks = False
+    program = "mlflow_hpo.launchers.worker"
 
-    def __init__(self, slots: Sequence[Slot]) -> None:
+    def __init__(self, slots: Sequence[Slot], homes: Sequence[Slot] | None = None) -> None:
         self.slots = slots
-        self._workers: dict[int, _Worker] = {}  # slot number -> worker
+        self._homes = slots if homes is None else homes
+        self._workers: dict[int, Worker] = {}  # number of its slot -> worker
         self._copies = LocalCopies()
         self._stillborn = 0  # workers in a row that were killed while they started
         self._late: list[Event] = []  # what a worker said that was replaced meanwhile
@@ -111,29 +127,42 @@ class WorkerPool(Launcher):
         """Start as `start` does, with what `packed` made of the training and the services."""
         self._payload = payload
         self._folder = folder
-        for slot in self.slots:
+        for slot in self._homes:
             self._spawn(slot)
 
     @property
     def free_slot(self) -> Slot | None:
-        """The first slot whose worker has no job."""
-        return next((worker.slot for worker in self._workers.values() if worker.job is None), None)
+        """The first slot without a job whose worker takes one."""
+        return next(self._free_slots(), None)
+
+    def _free_slots(self) -> Iterator[Slot]:
+        for slot in self.slots:
+            worker = self._at(slot)
+            if worker is None or slot.number in worker.works:
+                continue
+            if not (worker.works and self._is_old(worker)):
+                yield slot
 
     def submit(self, slot: Slot, job: TrialJob) -> None:
         """Hand a job to the worker of `slot`."""
-        worker = self._workers[slot.number]
-        if worker.job is not None:
-            raise RuntimeError(f"slot {slot.number} is busy with trial {worker.job.trial_id}")
-        if self._is_old(worker):
+        worker = self._workers[self._home(slot)]
+        if (work := worker.works.get(slot.number)) is not None:
+            raise RuntimeError(f"slot {slot.number} is busy with trial {work.job.trial_id}")
+        if self._is_old(worker) and not worker.works:
             self._late += self._bury(worker, retired=True)
-            worker = self._workers[slot.number]
-        worker.job, worker.begin, worker.reported = job, time.monotonic(), 0
-        self._send(worker, job)
+            worker = self._workers[self._home(slot)]
+        worker.works[slot.number] = Work(slot, job, time.monotonic())
+        self._hand(worker, worker.works[slot.number])
+
+    def _hand(self, worker: Worker, work: Work) -> None:
+        """Let a worker begin with a job that is booked for it."""
+        self._send(worker, work.job)
 
     def located(self, trial_id: int, location: str, run_id: str) -> None:
         """Tell the trial's worker where its checkpoints live; one that is dead need not know."""
-        if (worker := self._of(trial_id)) is not None and worker.job is not None:
-            worker.job = replace(worker.job, location=location, run_id=run_id)
+        if (found := self._of(trial_id)) is not None:
+            worker, work = found
+            work.job = replace(work.job, location=location, run_id=run_id)
             self._send(worker, Located(trial_id, location))
 
     def wait(self, timeout: float) -> list[Event]:
@@ -156,26 +185,31 @@ class WorkerPool(Launcher):
             # a process that the training forked may hold the pipe of a dead worker open
             if worker.process.poll() is not None and not worker.connection.poll():
                 events += self._bury(worker)
-            elif worker.job is None and self._is_old(worker) and not worker.uploads:
+            elif not worker.works and self._is_old(worker) and not worker.uploads:
                 events += self._bury(worker, retired=True)
         return events
 
     def reply(self, trial_id: int, *, go_on: bool, best: bool) -> None:
         """Answer a report."""
-        if (worker := self._of(trial_id)) is not None:
+        if (found := self._of(trial_id)) is not None:
+            worker, work = found
             if best:
-                self._copies.best(trial_id, worker.reported)
-            self._send(worker, Reply(go_on, best))
+                self._copies.best(trial_id, work.reported)
+            work.to_end = work.to_end or not go_on
+            self._send(worker, Reply(trial_id, go_on, best))
 
     def interrupt(self, trial_id: int) -> None:
         """Raise `TrialStopped` inside the training."""
-        if (worker := self._of(trial_id)) is not None and worker.job is not None:
-            self._send(worker, Interrupt(trial_id, worker.job.start))
+        if (found := self._of(trial_id)) is not None:
+            worker, work = found
+            work.to_end = True
+            self._send(worker, Interrupt(trial_id, work.job.start))
 
     def kill(self, trial_id: int, reason: str) -> None:
         """Send SIGKILL to the trial's worker; a new one takes its slot."""
-        if (worker := self._of(trial_id)) is not None:
-            worker.killed = worker.killed or reason
+        if (found := self._of(trial_id)) is not None:
+            worker, _ = found
+            worker.killed.setdefault(trial_id, reason)
             _kill(worker)
 
     @property
@@ -190,8 +224,8 @@ class WorkerPool(Launcher):
     def close(self) -> None:
         """Stop busy workers by force and, once everything is stored, idle ones in good order."""
         for worker in list(self._workers.values()):
-            if worker.job is not None:
-                worker.job = None
+            if worker.works:
+                worker.works.clear()
                 _kill(worker)
                 if worker.uploads:
                     with contextlib.suppress(StudyError):
@@ -222,11 +256,11 @@ class WorkerPool(Launcher):
                 logger.warning("checkpoints may not be stored: %s", error)
                 return
 
-    def _spawn(self, slot: Slot) -> _Worker:
+    def _spawn(self, slot: Slot) -> Worker:
         ours, theirs = socket.socketpair()
         log = self._folder / f"worker-{slot.number}.log"
         code = (
-            f"import sys; sys.path[:] = {sys.path!r}; from mlflow_hpo.launchers.worker import main; "
+            f"import sys; sys.path[:] = {sys.path!r}; from {self.program} import main; "
             f"main({theirs.fileno()})"
         )
         output: IO[bytes]
@@ -240,23 +274,30 @@ class WorkerPool(Launcher):
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is the driver's to handle
             )
-        worker = _Worker(slot, process, Connection(ours.detach()), log)
+        worker = Worker(slot, process, Connection(ours.detach()), log)
         self._workers[slot.number] = worker
         self._send(worker, Setup(self._payload, slot.device, str(self._folder), self.checks))
         return worker
 
-    def _send(self, worker: _Worker, message: object) -> None:
+    def _send(self, worker: Worker, message: object) -> None:
         with contextlib.suppress(OSError):  # a dead worker: `wait` finds the end of its pipe and tells
             worker.connection.send(message)
 
-    def _of(self, trial_id: int) -> _Worker | None:
-        """Return the worker that has a trial's job; None where it died before what it said was heard."""
+    def _home(self, slot: Slot) -> int:
+        return self._homes[slot.number % len(self._homes)].number
+
+    def _at(self, slot: Slot) -> Worker | None:
+        return self._workers.get(self._home(slot))
+
+    def _of(self, trial_id: int) -> tuple[Worker, Work] | None:
+        """Return who has a trial's job; None where the worker died before what it said was heard."""
         for worker in self._workers.values():
-            if worker.job is not None and worker.job.trial_id == trial_id:
-                return worker
+            for work in worker.works.values():
+                if work.job.trial_id == trial_id:
+                    return worker, work
         return None
 
-    def _heard(self, worker: _Worker, message: object) -> list[Event]:
+    def _heard(self, worker: Worker, message: object) -> list[Event]:
         """Book a message of a worker; return what the study hears of it."""
         match message:
             case Ready():
@@ -279,28 +320,33 @@ class WorkerPool(Launcher):
                 if not any(other.away for other in self._workers.values()):
                     return [Warned(trial_id, "the artifact store is back, and what waited for it is stored")]
             case Reported():
-                worker.reported = message.epoch
+                for work in worker.works.values():
+                    if work.job.trial_id == message.trial_id:
+                        work.reported = message.epoch
                 return [message]
             case Ended():
-                worker.job = None
+                for number, work in list(worker.works.items()):
+                    if work.job.trial_id == message.trial_id:
+                        del worker.works[number]
                 worker.jobs += 1
-                worker.spoilt = re.search("memory|CUDA", message.reason, re.IGNORECASE) is not None
+                if re.search("memory|CUDA", message.reason, re.IGNORECASE):
+                    worker.spoilt = True
                 return [message]
             case _:
                 return [message]  # type: ignore[list-item]  # the other events
         return []
 
     def _running(self) -> set[int]:
-        return {worker.job.trial_id for worker in self._workers.values() if worker.job is not None}
+        return {work.job.trial_id for worker in self._workers.values() for work in worker.works.values()}
 
-    def _is_old(self, worker: _Worker) -> bool:
+    def _is_old(self, worker: Worker) -> bool:
         """Whether a worker gets no more jobs; it is replaced as soon as it has stored everything, or when the
         next job comes.
         """
         return worker.spoilt or (self.jobs_per_worker is not None and worker.jobs >= self.jobs_per_worker)
 
-    def _bury(self, worker: _Worker, *, retired: bool = False) -> list[Event]:
-        """Replace a dead or `retired` worker; its job has failed, what it had to store is handed on."""
+    def _bury(self, worker: Worker, *, retired: bool = False) -> list[Event]:
+        """Replace a dead or `retired` worker; its jobs are over, what it had to store is handed on."""
         if not worker.ready and not worker.killed:  # its exit code tells whether it makes sense to try again
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.process.wait(LAST_WORDS)
@@ -317,8 +363,9 @@ class WorkerPool(Launcher):
         if stillborn and (code >= 0 or self._stillborn > BIRTHS):
             del self._workers[worker.slot.number]
             raise StudyError(f"a worker process could not start: {tail.splitlines()[-1] if tail else code}")
-        if worker.job is not None and worker.job.location:
-            self._seal_staged(worker, worker.job)
+        for work in worker.works.values():
+            if work.job.location:
+                self._seal_staged(worker, work)
         heir = self._spawn(worker.slot)
         for upload in worker.uploads.values():
             left = upload if retired else inherited(upload)
@@ -329,29 +376,36 @@ class WorkerPool(Launcher):
                 self._copies.settled(left, self._running())
         if heir.uploads:
             self._send(heir, Inherit(tuple(heir.uploads.values())))
-        if worker.job is not None and stillborn:  # the job had not begun
-            self.submit(heir.slot, worker.job)
-        elif worker.job is not None:
-            died = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            events.append(
-                Ended(
-                    worker.job.trial_id,
-                    Outcome.FAILED,
-                    time.monotonic() - worker.begin,
-                    worker.killed or f"the worker process died: {died}",
-                    tail,
-                    Cause.TRAINING if worker.killed else Cause.LOST,
-                )
-            )
+        if stillborn:  # no job had begun
+            for work in worker.works.values():
+                self.submit(work.slot, work.job)
+            return events
+        died = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        blamed = self._blamed(worker)
+        for work in worker.works.values():
+            trial_id, seconds = work.job.trial_id, time.monotonic() - work.begin
+            if (killed := worker.killed.get(trial_id)) is not None:
+                ended = Ended(trial_id, Outcome.FAILED, seconds, killed, tail)
+            elif trial_id in blamed or work.to_end:
+                reason = f"the worker process died: {died}"
+                ended = Ended(trial_id, Outcome.FAILED, seconds, reason, tail, Cause.LOST)
+            else:
+                ended = Ended(trial_id, Outcome.UNFINISHED, seconds)
+            events.append(ended)
         return events
 
-    def _seal_staged(self, worker: _Worker, job: TrialJob) -> None:
-        """Add what the job of a dead worker had staged to what the worker had to store, but no checkpoint of
+    def _blamed(self, worker: Worker) -> set[int]:
+        """Return the trials that the death of their worker is put down to; others are handed out again."""
+        return set() if worker.killed else {work.job.trial_id for work in worker.works.values()}
+
+    def _seal_staged(self, worker: Worker, work: Work) -> None:
+        """Add what a job of a dead worker had staged to what the worker had to store, but no checkpoint of
         an epoch that it has not reported: whoever goes on from that could not report it any more.
         """
+        job = work.job
         try:
             staging = staging_of(self._folder, job.trial_id)
-            epochs = [epoch for epoch in staging.staged() if epoch <= worker.reported]
+            epochs = [epoch for epoch in staging.staged() if epoch <= work.reported]
             for epoch in epochs:
                 path = staging.seal(epoch)
                 newest = epoch == epochs[-1] and epoch >= staging.sealed()[0][0]
@@ -385,7 +439,7 @@ def _deadly(upload: Upload) -> str:
     )
 
 
-def _kill(worker: _Worker) -> None:
+def _kill(worker: Worker) -> None:
     """Kill a worker and all that its training forked: they may hold the device."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(worker.process.pid, signal.SIGKILL)  # it began a session, so a group, of its own

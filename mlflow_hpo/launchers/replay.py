@@ -82,6 +82,12 @@ class ReplayLauncher(Launcher):
             return free
         return None  # an event of the record comes at once, and frees it
 
+    def slot_for(self, params: Mapping[str, Any]) -> Slot:
+        """Return the slot that the other launcher chooses, once all is told."""
+        if self._start is None and not self._replayed:
+            return self._launcher.slot_for(params)
+        return super().slot_for(params)
+
     def submit(self, slot: Slot, job: TrialJob) -> None:
         """Begin to tell of a job, or hand it on."""
         trial = self._trials.get(job.trial_id)

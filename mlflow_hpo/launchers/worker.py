@@ -16,10 +16,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 import cloudpickle
 
@@ -65,6 +66,7 @@ class Setup:
 class Reply:
     """Answer to a `Reported`."""
 
+    trial_id: int
     go_on: bool
     best: bool
 
@@ -160,31 +162,34 @@ class Interruption:
 
 
 class Locations:
-    """Where the checkpoints of the present trial live, which may be known only after its job has begun."""
+    """Where the checkpoints of trials live, which may be known only after their jobs have begun."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._present = Located(-1, "")
+        self._known: dict[int, str] = {}
 
     def begin(self, job: TrialJob) -> None:
-        """Let `job` be the present one. Called by the reader thread, in the order of the pipe."""
+        """Take note of a new job. Called by the reader thread, in the order of the pipe."""
         self.put(Located(job.trial_id, job.location))
 
     def put(self, located: Located) -> None:
-        """Take note of the location of the present job's trial."""
+        """Take note of the location of a trial; "" if it is not known yet."""
         with self._changed:
-            self._present = located
+            self._known[located.trial_id] = located.location
             self._changed.notify_all()
-
-    def known(self, trial_id: int) -> bool:
-        """Whether a trial's location is known."""
-        return self._present.trial_id == trial_id and self._present.location != ""
 
     def wait(self, trial_id: int) -> str:
         """Return a trial's location, once it is known."""
         with self._changed:
-            self._changed.wait_for(lambda: self.known(trial_id))
-            return self._present.location
+            self._changed.wait_for(lambda: self._known[trial_id])
+            return self._known[trial_id]
+
+
+class Shield(Protocol):
+    """Keeps interrupts off our own code."""
+
+    def shielded(self) -> AbstractContextManager[None]:
+        """Around our own code that training code calls: an interrupt waits until it is through."""
 
 
 class WorkerChannel:
@@ -199,7 +204,7 @@ class WorkerChannel:
         uploader: Uploader,
         outbox: Outbox,
         replies: queue.SimpleQueue[Reply],
-        interruption: Interruption,
+        interruption: Shield,
     ) -> None:
         self._job = job
         self._open_store = open_store
@@ -211,6 +216,7 @@ class WorkerChannel:
         self._interruption = interruption
         self._staged: set[int] = set()  # epochs: at most the newest, the one before and the study's best
         self._sealed = 0  # the newest epoch that was sealed
+        self._told = 0  # the last epoch that was sent
         self._best = 0
         self._last_sealed = time.monotonic()
         self.reached = job.start
@@ -221,17 +227,30 @@ class WorkerChannel:
         if self.stopped:
             return False
         with self._interruption.shielded():
-            self.reached = max(self.reached, epoch)
-            self._outbox.send(Reported(self._job.trial_id, epoch, dict(metrics), time.time()))
-            reply = self._replies.get()
-            if reply.best:
-                self._best = epoch
-            self._drop_staged()
-            self.stopped = not reply.go_on
-        if reply.go_on and time.monotonic() - self._last_sealed > UPLOAD_INTERVAL:
+            self.tell(epoch, metrics)
+            self.hear(self._replies.get())
+        if not self.stopped:
+            self.seal_now_and_then()
+        return not self.stopped
+
+    def tell(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Send a report."""
+        self.reached = max(self.reached, epoch)
+        self._told = epoch
+        self._outbox.send(Reported(self._job.trial_id, epoch, dict(metrics), time.time()))
+
+    def hear(self, reply: Reply) -> None:
+        """Take the answer to the last report."""
+        if reply.best:
+            self._best = self._told
+        self._drop_staged()
+        self.stopped = not reply.go_on
+
+    def seal_now_and_then(self) -> None:
+        """Have the newest checkpoint stored if the last time is long ago."""
+        if time.monotonic() - self._last_sealed > UPLOAD_INTERVAL:
             with self._ours():
                 self.seal_staged()
-        return reply.go_on
 
     def save(self, epoch: int, path: Path) -> None:
         """Copy the checkpoint to the staging folder; from there it is stored once its epoch is reported."""
@@ -259,7 +278,7 @@ class WorkerChannel:
                         raise
                     if pause == FIRST_PAUSE:
                         self._warn(f"the artifact store is away, waiting for the checkpoint: {error}")
-            self._beat(waits=True)
+            self.beat(waits=True)
             time.sleep(pause)  # an interrupt ends it
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -276,23 +295,24 @@ class WorkerChannel:
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
         """Around the training code."""
-        self._beat(waits=False)
+        self.beat(waits=False)
         try:
             yield
         finally:
-            self._beat(waits=True)
+            self.beat(waits=True)
 
     @contextlib.contextmanager
     def _ours(self) -> Iterator[None]:
         """Around our own code that training code calls, and waits for."""
         with self._interruption.shielded():
-            self._beat(waits=True)
+            self.beat(waits=True)
             try:
                 yield
             finally:
-                self._beat(waits=False)
+                self.beat(waits=False)
 
-    def _beat(self, *, waits: bool) -> None:
+    def beat(self, *, waits: bool) -> None:
+        """Give a sign of life; see `Heartbeat`."""
         if self._job.watched:
             self._outbox.send(Heartbeat(self._job.trial_id, waits))
 
@@ -453,47 +473,80 @@ def run_job(
     outbox.send(Ended(job.trial_id, outcome, time.monotonic() - begin, reason, details, cause))
 
 
-def main(descriptor: int) -> None:
-    """Serve jobs until the driver closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
-    connection = Connection(descriptor)
-    outbox = Outbox(connection)
-    interruption = Interruption()
-    locations = Locations()
-    jobs: queue.SimpleQueue[TrialJob | None] = queue.SimpleQueue()
-    replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
-    setup: Setup = connection.recv()
-    trainable, services = cloudpickle.loads(setup.payload)
-    if setup.check:
-        services.check()
-    monitor = services.monitor()
-    uploader = Uploader(services.checkpoints, outbox.send)
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What a worker process has, whatever it does with jobs."""
 
-    def read() -> None:
+    connection: Connection
+    setup: Setup
+    trainable: Any
+    services: Services
+    outbox: Outbox
+    locations: Locations
+    uploader: Uploader
+
+    @classmethod
+    def at(cls, descriptor: int) -> Desk:
+        """Take the driver's first message from a pipe."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
+        connection = Connection(descriptor)
+        outbox = Outbox(connection)
+        setup: Setup = connection.recv()
+        trainable, services = cloudpickle.loads(setup.payload)
+        if setup.check:
+            services.check()
+        uploader = Uploader(services.checkpoints, outbox.send)
+        return cls(connection, setup, trainable, services, outbox, Locations(), uploader)
+
+    def open(self, take: Callable[[Any], None]) -> None:
+        """Say that jobs may come; `take` gets them, replies and interrupts from a thread of its own."""
+        threading.Thread(target=self._read, args=(take,), daemon=True, name="mlflow-hpo-reader").start()
+        self.outbox.send(Ready())
+
+    def leave(self) -> NoReturn:
+        """End the process in good order."""
+        self.uploader.drain()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # a thread that training code left behind must not keep the worker alive
+
+    def _read(self, take: Callable[[Any], None]) -> None:
         while True:
             try:
-                message: Any = connection.recv()
+                message: Any = self.connection.recv()
             except (EOFError, OSError):
-                uploader.drain(LAST_UPLOADS)  # a resumed study finds them
+                self.uploader.drain(LAST_UPLOADS)  # a resumed study finds them
                 os._exit(1)  # the driver is gone: nobody is left to tell anything
-            if isinstance(message, Reply):
-                replies.put(message)
-            elif isinstance(message, Located):
-                locations.put(message)
-            elif isinstance(message, Interrupt):
-                interruption.request(message)
+            if isinstance(message, Located):
+                self.locations.put(message)
             elif isinstance(message, Inherit):
-                uploader.inherit(message.uploads)
+                self.uploader.inherit(message.uploads)
             else:
-                if message is not None:
-                    locations.begin(message)
-                jobs.put(message)
+                if isinstance(message, TrialJob):
+                    self.locations.begin(message)
+                take(message)
 
-    threading.Thread(target=read, daemon=True, name="mlflow-hpo-reader").start()
-    outbox.send(Ready())
+
+def main(descriptor: int) -> None:
+    """Serve jobs until the driver closes the pipe."""
+    desk = Desk.at(descriptor)
+    interruption = Interruption()
+    jobs: queue.SimpleQueue[TrialJob | None] = queue.SimpleQueue()
+    replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+    monitor = desk.services.monitor()
+
+    def take(message: Any) -> None:
+        if isinstance(message, Reply):
+            replies.put(message)
+        elif isinstance(message, Interrupt):
+            interruption.request(message)
+        else:
+            jobs.put(message)
+
+    desk.open(take)
     while (job := jobs.get()) is not None:
-        run_job(job, trainable, services, setup, locations, uploader, outbox, replies, interruption, monitor)
-    uploader.drain()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # a thread that training code left behind must not keep the worker alive
+        run_job(
+            *(job, desk.trainable, desk.services, desk.setup, desk.locations, desk.uploader, desk.outbox),
+            *(replies, interruption, monitor),
+        )
+    desk.leave()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlflow_hpo.checks import shown, whole_number
 from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.packing import train_alone
 from mlflow_hpo.space import CategoricalParameter, SearchSpace
 from mlflow_hpo.training.data import BUNDLED, Dataset, load
-from mlflow_hpo.training.hyperparameters import check_names, check_value
+from mlflow_hpo.training.hyperparameters import Hyperparameters, check_names, check_value
+from mlflow_hpo.training.schedules import steps_in_epoch
 from mlflow_hpo.trial import Trial
 
 if TYPE_CHECKING:
-    from mlflow_hpo.training.loop import DeviceData
+    from mlflow_hpo.training.loop import BundledPacks
+    from mlflow_hpo.training.pack import DeviceData
 
 _COMMON = frozenset({"train_loss", "val_loss", "epoch_seconds", "samples_per_second"})
 METRICS = {
@@ -143,15 +146,37 @@ class BundledTraining:
             ConfigError: a hyperparameter is unknown or out of what is allowed.
             RuntimeError: the training diverged, or the data are not those that `prepare` saw.
         """
-        from mlflow_hpo.training.loop import train  # torch takes seconds to import; a driver needs none
+        train_alone(self.packs(trial.device), trial)
+
+    def pack_key(self, params: Mapping[str, Any]) -> Hashable:
+        """Return what is the same for trials that can be trained together: `layers`, `width`,
+        `normalisation`, whether there is dropout, the number of steps an epoch, and whether the optimizer is
+        SGD.
+
+        Raises:
+            ConfigError: a hyperparameter is unknown or out of what is allowed.
+        """
+        own = Hyperparameters.parse(params)
+        steps = steps_in_epoch(len(self.dataset().y_train), own.batch_size)
+        structure = (own.layers, own.width, own.normalisation, own.dropout > 0)
+        return structure, steps, own.optimizer == "sgd"
+
+    def packs(self, device: str) -> BundledPacks:
+        """Return what trains trials of this training on a device.
+
+        Raises:
+            RuntimeError: the data are not those that `prepare` saw.
+        """
+        from mlflow_hpo.training.loop import (
+            BundledPacks,  # torch takes seconds to import; a driver needs none
+        )
 
         data = self.dataset()
         if self._digest not in (None, data.digest):
             raise RuntimeError(f"the data {self.data} changed since the study began")
-        train(
-            trial,
+        return BundledPacks(
             data,
-            _on_device(self.data, self.target, self.seed, trial.device),
+            _on_device(self.data, self.target, self.seed, device),
             max_epochs=self.max_epochs,
             bf16=self.bf16,
             compiled=self.compiled,
@@ -186,6 +211,6 @@ def _dataset(source: str, target: str | None, seed: int) -> Dataset:
 
 @functools.lru_cache(maxsize=1)
 def _on_device(source: str, target: str | None, seed: int, device: str) -> DeviceData:
-    from mlflow_hpo.training.loop import DeviceData
+    from mlflow_hpo.training.loop import to_device
 
-    return DeviceData.of(_dataset(source, target, seed), device)
+    return to_device(_dataset(source, target, seed), device)

@@ -27,12 +27,24 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         RuntimeError: the file is damaged or not a checkpoint of this training.
     """
+    state = load_plain(path)
+    if state.get("format") != FORMAT:
+        raise RuntimeError(f"{Path(path).name} is not a checkpoint of this training (format {FORMAT})")
+    return state
+
+
+def load_plain(path: str | Path) -> dict[str, Any]:
+    """Load a mapping of tensors and plain types onto the CPU, never unpickling anything else.
+
+    Raises:
+        RuntimeError: the file is damaged, or something else.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch passes on what its zip reader and its unpickler raise
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RuntimeError(f"cannot read the checkpoint {Path(path).name}: {problem:.200}") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict):
         raise RuntimeError(f"{Path(path).name} is not a checkpoint of this training (format {FORMAT})")
     return state
 

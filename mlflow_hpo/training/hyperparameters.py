@@ -20,6 +20,8 @@ _LIMITS: Mapping[str, tuple[float, float, bool]] = {
     "learning_rate": (0.0, 100.0, False),
     "weight_decay": (0.0, 10.0, True),
     "momentum": (0.0, 0.9999, True),
+    "beta1": (0.0, 0.9999, True),  # the bundled training has these two as they are
+    "beta2": (0.0, 0.999999, True),
     "batch_size": (2, 65536, True),
     "layers": (1, 16, True),
     "width": (2, 8192, True),
@@ -111,7 +113,7 @@ def check_value(name: str, value: Any) -> str | int | float:
             raise ConfigError(name, f"allowed: {', '.join(CHOICES[name])}; got {shown(value)}{close}")
         return str(value)
     low, high, inclusive = _LIMITS[name]
-    whole = isinstance(getattr(Hyperparameters, name), int)
+    whole = isinstance(getattr(Hyperparameters, name, 0.0), int)
     kind = "a whole number" if whole else "a number"
     interval = f"{'from' if inclusive else 'above'} {low:g} to {high:g}"
     try:
