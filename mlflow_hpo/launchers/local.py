@@ -134,7 +134,7 @@ class WorkerPool(Launcher):
         """Tell the trial's worker where its checkpoints live; one that is dead need not know."""
         if (worker := self._of(trial_id)) is not None and worker.job is not None:
             worker.job = replace(worker.job, location=location, run_id=run_id)
-            self._send(worker, Located(trial_id, location))
+            self._send(worker, Located(trial_id, location, run_id))
 
     def wait(self, timeout: float) -> list[Event]:
         """Return what the workers sent, and the end of those that died."""
