@@ -112,6 +112,8 @@ class ProjectKeys(_Section):
             is stopped when it has logged so many.
         checkpoint_parameter: parameter that takes the path of a file: the script goes on from it if it is
             there, and leaves its checkpoint in it.
+        seed_parameter: parameter that takes the trial's seed; None for the one called "seed", where it is
+            declared and not given otherwise.
         steps: whether the steps of the metric are "epochs", or its values are to be counted ("count").
         poll_interval: seconds between two looks at what a script has logged.
         stop_grace: seconds between SIGTERM and SIGKILL where a script is stopped.
@@ -121,6 +123,7 @@ class ProjectKeys(_Section):
 
     resource_parameter: Name | None = None
     checkpoint_parameter: Name | None = None
+    seed_parameter: Name | None = None
     steps: Literal["epochs", "count"] = "epochs"
     poll_interval: Annotated[float, Field(ge=0.05, le=600)] = 1.0
     stop_grace: Annotated[float, Field(ge=0, le=600)] = 5.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,6 +16,7 @@ import numpy as np
 
 from mlflow_hpo.arrivals import Arrivals
 from mlflow_hpo.auto import choose, is_auto, named
+from mlflow_hpo.background import Background
 from mlflow_hpo.bookkeeper import Bookkeeper
 from mlflow_hpo.conclusion import check_failures, log_model, why_no_best
 from mlflow_hpo.config import StudyConfig, StudyKeys
@@ -63,6 +65,7 @@ from mlflow_hpo.trial import Described, DescribedTraining
 
 if TYPE_CHECKING:
     import pandas as pd
+    from plotly.graph_objects import Figure
 
 TICK = 0.5  # seconds: how often limits and the view are looked at while nothing happens
 UPLOAD_PATIENCE = 3600.0  # seconds that the end of a study waits for checkpoints on their way to the store
@@ -172,6 +175,8 @@ class Study:
             self._begin_with(self._warm_start)
         self._listener = listener
         self._begun = False
+        self._open = threading.Event()  # its parent run is there
+        self._background: Background | None = None
         self._status = "RUNNING"
         self._stopping = ""  # why no more jobs are handed out
         self._deadline = 0.0  # until when running trials may store a checkpoint, once stopping
@@ -214,9 +219,65 @@ class Study:
         """
         from mlflow_hpo.reports.export import to_dataframe  # for those who look only
 
-        if not self._begun:
-            raise StudyError("the study has no trials yet: run() it first")
+        self._check_open()
         return to_dataframe(self.summary())
+
+    def figure(self, kind: str) -> Figure:
+        """Return a figure of what MLflow holds of the study so far, for a notebook.
+
+        Args:
+            kind: "incumbent", "curves", "parallel" or "importance".
+
+        Raises:
+            ConfigError: there is no such figure, or plotly is not installed: extra ``[notebook]``.
+            StudyError: the study has not begun, or the stores are unreachable.
+        """
+        from mlflow_hpo.reports import figures  # for those who look only
+        from mlflow_hpo.tracking.details import read_details
+
+        figures.check_kind(kind)
+        self._check_open()
+        return figures.figure(read_details(self.run_id, self._tracker.client), kind)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows of the study."""
+        from mlflow_hpo.reports.notebook import study_html
+
+        return study_html(self.summary()) if self._open.is_set() else "a study that has not begun"
+
+    def _check_open(self) -> None:
+        if not self._open.is_set():
+            raise StudyError("the study has no trials yet: run() it first")
+
+    def start(self) -> None:
+        """Run the study in a thread of its own; return when its parent run is there, or it has failed.
+
+        Meanwhile `summary`, `best`, `trials_dataframe` and `figure` tell how far it is.
+
+        Raises:
+            StudyError: it ran before.
+        """
+        if self._begun:
+            raise StudyError("a study runs once: make a new one")
+        self._background = Background(self.run, self._interrupt)
+        while not (self._open.wait(TICK) or self._background.over):
+            pass
+
+    def wait(self, timeout: float | None = None) -> BestTrial:
+        """Wait for the end of a study that was started; return and raise what `run` does.
+
+        Ctrl-C, as a notebook's stop button sends it, ends the study in good order.
+
+        Args:
+            timeout: seconds; None for any.
+
+        Raises:
+            StudyError: it was not started.
+            TimeoutError: it is not over yet.
+        """
+        if self._background is None:
+            raise StudyError("the study was not started: start() it first")
+        return self._background.wait(timeout)
 
     def run(self) -> BestTrial:
         """Run the study to its end and return the best trial.
@@ -242,6 +303,7 @@ class Study:
         )
         self._notes = Notes(self._books, self._tracker, self._warn)
         self._reporting = Reporting(self._books, self._tracker, self._warn)
+        self._open.set()
         mine = True  # whether the runs tell how this ended
         try:
             if self._resumption is not None:
@@ -255,7 +317,8 @@ class Study:
                 contextlib.closing(self._launcher),
                 interruptible(self._interrupt),
             ):
-                self._launcher.start(self._train, self._tracker.services, folder)
+                looked_at = [self.config.metric.name, *(each.metric for each in self.config.constraints)]
+                self._launcher.start(self._train, self._tracker.services(looked_at), folder)
                 if self._choice is not None:
                     self._tell(f"auto is {self._choice}")
                 if self._place:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import enum
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,6 +58,17 @@ class Services(Protocol):
 
     def check(self) -> None:
         """Raise StudyError if checkpoints cannot be stored from this machine, which is not the driver's."""
+
+    def within(
+        self, params: Mapping[str, Any], reported: Set[str], run_id: Callable[[], str]
+    ) -> AbstractContextManager[None]:
+        """Return what stands around training code in this process: what it logs by itself goes to a run.
+
+        Args:
+            params: its configuration.
+            reported: names of the metrics that it reports, as they become known.
+            run_id: returns the id of the run, once there is one; may be called from any thread.
+        """
 
     def environment(self, run_id: str, present: Mapping[str, str]) -> dict[str, str]:
         """Return an environment in which what a script logs goes to a run, made of the present one."""

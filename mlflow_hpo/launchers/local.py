@@ -163,7 +163,7 @@ class WorkerPool(Launcher):
         if (found := self._of(trial_id)) is not None:
             worker, work = found
             work.job = replace(work.job, location=location, run_id=run_id)
-            self._send(worker, Located(trial_id, location))
+            self._send(worker, Located(trial_id, location, run_id))
 
     def wait(self, timeout: float) -> list[Event]:
         """Return what the workers sent, and the end of those that died."""

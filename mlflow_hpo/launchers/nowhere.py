@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
+from typing import Any
 
 from mlflow_hpo.errors import CorruptCheckpointError
 from mlflow_hpo.steps import Point
@@ -23,6 +25,13 @@ class Nowhere:
 
     def check(self) -> None:
         """Find nothing wrong, as nothing is stored."""
+
+    def within(
+        self, params: Mapping[str, Any], reported: Set[str], run_id: Callable[[], str]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Stand aside."""
+        del params, reported, run_id
+        return contextlib.nullcontext()
 
     def environment(self, run_id: str, present: Mapping[str, str]) -> dict[str, str]:
         """Return the present one."""

@@ -36,13 +36,14 @@ class Project(Described, Protocol):
     copies: bool
 
     def command(
-        self, params: Mapping[str, object], stop: int, *, checkpoint: Path, downloads: Path
+        self, params: Mapping[str, object], stop: int, *, seed: int, checkpoint: Path, downloads: Path
     ) -> list[str]:
         """Return the command line that trains a configuration to the epoch `stop`.
 
         Args:
             params: the configuration.
             stop: the epoch.
+            seed: of the trial, if the script takes one.
             checkpoint: where the script keeps its checkpoint, if it takes one.
             downloads: an empty folder for what the parameters name and is not on this machine.
         """

@@ -173,7 +173,9 @@ class Script:
         downloads = self._folder / DOWNLOADS
         downloads.mkdir()
         self._command = Command(
-            project.command(job.params, job.stop, checkpoint=self._checkpoint, downloads=downloads),
+            project.command(
+                job.params, job.stop, seed=job.seed, checkpoint=self._checkpoint, downloads=downloads
+            ),
             folder=self._home,
             env=self._services.environment(job.run_id, {**UNBUFFERED, **os.environ, **self.slot.env}),
             output=self._log,

@@ -73,10 +73,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Where the checkpoints of a trial live whose job has begun."""
+    """Where the checkpoints of a trial live whose job has begun, and which run is its."""
 
     trial_id: int
     location: str
+    run_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,26 +163,26 @@ class Interruption:
 
 
 class Locations:
-    """Where the checkpoints of trials live, which may be known only after their jobs have begun."""
+    """The runs of trials, and where their checkpoints live; jobs may begin before that is known."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._known: dict[int, str] = {}
+        self._known: dict[int, Located] = {}
 
     def begin(self, job: TrialJob) -> None:
         """Take note of a new job. Called by the reader thread, in the order of the pipe."""
-        self.put(Located(job.trial_id, job.location))
+        self.put(Located(job.trial_id, job.location, job.run_id))
 
     def put(self, located: Located) -> None:
         """Take note of the location of a trial; "" if it is not known yet."""
         with self._changed:
-            self._known[located.trial_id] = located.location
+            self._known[located.trial_id] = located
             self._changed.notify_all()
 
-    def wait(self, trial_id: int) -> str:
-        """Return a trial's location, once it is known."""
+    def wait(self, trial_id: int) -> Located:
+        """Return a trial's location and run, once they are known."""
         with self._changed:
-            self._changed.wait_for(lambda: self._known[trial_id])
+            self._changed.wait_for(lambda: self._known[trial_id].location)
             return self._known[trial_id]
 
 
@@ -220,6 +221,7 @@ class WorkerChannel:
         self._best = 0
         self._last_sealed = time.monotonic()
         self.reached = job.start
+        self.reported: set[str] = set()  # names of metrics
         self.stopped = False  # told to end; the training code may not have noticed
 
     def report(self, epoch: int, metrics: Mapping[str, float]) -> bool:
@@ -236,6 +238,7 @@ class WorkerChannel:
     def tell(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Send a report."""
         self.reached = max(self.reached, epoch)
+        self.reported.update(metrics)
         self._told = epoch
         self._outbox.send(Reported(self._job.trial_id, epoch, dict(metrics), time.time()))
 
@@ -281,6 +284,14 @@ class WorkerChannel:
             self.beat(waits=True)
             time.sleep(pause)  # an interrupt ends it
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    def run_id(self) -> str:
+        """Return the id of the trial's run, once it is created."""
+        self.beat(waits=True)
+        try:
+            return self._locations.wait(self._job.trial_id).run_id
+        finally:
+            self.beat(waits=False)
 
     def seal_staged(self) -> None:
         """Have the newest checkpoint, and the one of the study's best epoch, stored.
@@ -333,7 +344,7 @@ class WorkerChannel:
             # an older one is from before this trial was elsewhere: the store may have a newer one
             if epoch >= start and (copy := self._copied(epoch, path)) is not None:
                 return epoch, copy
-        store = self._open_store(self._locations.wait(self._job.trial_id))
+        store = self._open_store(self._locations.wait(self._job.trial_id).location)
         for epoch, name in store.names():
             if epoch >= stop:
                 continue
@@ -363,7 +374,7 @@ class WorkerChannel:
 
     def _seal(self, epoch: int, *, newest: bool) -> None:
         trial_id = self._job.trial_id
-        location = self._locations.wait(trial_id)
+        location = self._locations.wait(trial_id).location
         path = self._staging.seal(epoch)
         self._staged.discard(epoch)
         self._last_sealed = time.monotonic()
@@ -447,7 +458,8 @@ def run_job(
         )
         trial = Trial(job.params, stop=job.stop, seed=job.seed, device=setup.device, channel=channel)
         try:
-            with channel.training(), Sampler(monitor, job, outbox), interruption.training(job):
+            within = services.within(job.params, channel.reported, channel.run_id)
+            with channel.training(), Sampler(monitor, job, outbox), within, interruption.training(job):
                 trainable(trial)
         except TrialStopped:
             outcome = Outcome.STOPPED

@@ -140,7 +140,9 @@ def _read(uri: str, folder: Path, entry_point: str) -> FetchedProject:
     if spec.docker_env or found is None:
         kind = "docker_env" if spec.docker_env else "databricks_spark_job"
         raise ConfigError(
-            "uri", f"{uri} has a {kind}; only projects that run in this machine's environments are searched"
+            "uri",
+            f"{uri} has a {kind}; only projects that run in this machine's environments are searched: run "
+            "the search where the project would run, with --env-manager local, on a copy without that key",
         )
     if not found.command:
         raise ConfigError("entry point", f"{entry_point!r} of {uri} has no command")

@@ -16,6 +16,7 @@ from mlflow_hpo.projects.parameters import check_parameters
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.connect import without_passwords
 
+SEED = "seed"  # the parameter that takes the trial's seed, unless another one is named
 TASK_LENGTH = 500  # characters of the name of a task
 SECRET = re.compile("pass|secret|token|key|credential", re.IGNORECASE)
 
@@ -67,6 +68,8 @@ class SearchedProject:
             for field in ("resource_parameter", "checkpoint_parameter")
             if (name := getattr(self._keys, field)) is not None
         }
+        if (seed_parameter := self._seed_parameter) is not None:
+            named["project.seed_parameter"] = seed_parameter
         check_parameters(space, self._fetched.entry_point, self._fixed, named)
 
     def prepare(self) -> None:
@@ -90,7 +93,7 @@ class SearchedProject:
         }
 
     def command(
-        self, params: Mapping[str, object], stop: int, *, checkpoint: Path, downloads: Path
+        self, params: Mapping[str, object], stop: int, *, seed: int, checkpoint: Path, downloads: Path
     ) -> list[str]:
         """Return the command line that trains a configuration to the epoch `stop`.
 
@@ -101,12 +104,23 @@ class SearchedProject:
             given[self._keys.resource_parameter] = str(stop)
         if self._keys.checkpoint_parameter is not None:
             given[self._keys.checkpoint_parameter] = str(checkpoint)
+        if (seed_parameter := self._seed_parameter) is not None:
+            given[seed_parameter] = str(seed)
         try:
             command = self._fetched.entry_point.compute_command(given, str(downloads))
         except (MlflowException, KeyError, OSError) as error:
             line = without_passwords(" ".join(str(error).split()))
             raise ConfigError("entry point", f"{line:.400}") from error
         return ["bash", "-c", " && ".join([*self._activation, command])]
+
+    @property
+    def _seed_parameter(self) -> str | None:
+        """The parameter that takes the trial's seed, None where the script gets none."""
+        if self._keys.seed_parameter is not None:
+            return self._keys.seed_parameter
+        declared = self._fetched.entry_point.parameters.get(SEED)
+        taken = SEED in self._space or SEED in self._given
+        return None if declared is None or taken or declared.type in ("path", "uri") else SEED
 
     def _localise(self) -> None:
         """Have paths that are the same for all trials on this machine, once."""

@@ -10,7 +10,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from mlflow_hpo.tracking.artifacts import check_shared, check_writable
 from mlflow_hpo.tracking.away import in_one_line
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
 from mlflow_hpo.tracking.connect import (
+    anywhere,
     ask,
     connect,
     impatient,
@@ -44,6 +45,7 @@ from mlflow_hpo.tracking.outage import is_final
 from mlflow_hpo.tracking.runs import TrialRun
 from mlflow_hpo.tracking.summary import SCHEMA, StudySummary, TrialSummary, best_metric
 from mlflow_hpo.tracking.system_metrics import MachineMonitor
+from mlflow_hpo.tracking.within import INSIDE, Within
 from mlflow_hpo.tracking.writer import Writer
 
 OF_SOURCE = ("mlflow.source.", "mlflow.gitRepo", "mlflow.gitBranch")  # MLflow's tags for code
@@ -60,11 +62,15 @@ class WorkerServices(Following):
         tracking_uri: of the store.
         experiment_id: of the runs.
         artifact_uri: root of the parent run's artifacts.
+        metrics: names of the metrics that the search looks at.
     """
 
-    def __init__(self, tracking_uri: str, experiment_id: str, artifact_uri: str) -> None:
+    def __init__(
+        self, tracking_uri: str, experiment_id: str, artifact_uri: str, metrics: Iterable[str]
+    ) -> None:
         super().__init__(tracking_uri, experiment_id)
         self._artifact_uri = artifact_uri
+        self._metrics = frozenset(metrics)
 
     def check(self) -> None:
         """Raise StudyError if checkpoints cannot be stored from this machine."""
@@ -74,6 +80,14 @@ class WorkerServices(Following):
     def checkpoints(self, location: str) -> ArtifactCheckpoints:
         """Open the checkpoint store of the trial whose run has the artifact root `location`."""
         return ArtifactCheckpoints(location, self._tracking_uri)
+
+    def within(
+        self, params: Mapping[str, Any], reported: Set[str], run_id: Callable[[], str]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Return what stands around training code: what it logs by itself goes to a run; see `within`."""
+        uri = anywhere(self._tracking_uri)
+        trial = Within(run_id, params, self._metrics, reported)
+        return INSIDE.trial(trial, uri, self.environment("", {}))
 
     def monitor(self) -> MachineMonitor:
         """Open the machine's monitor."""
@@ -114,7 +128,6 @@ class Tracker:
         self.run_name: str = parent.info.run_name
         self.experiment_id: str = parent.info.experiment_id
         self.artifact_uri: str = parent.info.artifact_uri
-        self.services = WorkerServices(self.tracking_uri, self.experiment_id, self.artifact_uri)
         self._writer: Writer | KnownRunsWriter = Writer(client, study=self.run_id)
         self._known: dict[int, RecordedTrial] = {}
         if recording is not None:
@@ -219,6 +232,14 @@ class Tracker:
             self._writer.release()
         self._writer.tags(self.run_id, {**tags, "hpo.stop_reason": ""})
         self._writer.status(self.run_id, "RUNNING")
+
+    def services(self, metrics: Iterable[str]) -> WorkerServices:
+        """Return what workers need of the tracking room.
+
+        Args:
+            metrics: names of the metrics that the search looks at.
+        """
+        return WorkerServices(self.tracking_uri, self.experiment_id, self.artifact_uri, metrics)
 
     @property
     def client(self) -> MlflowClient:
@@ -443,7 +464,7 @@ class Tracker:
                     return  # the store is away: one after the other would take hours
 
     def _checkpoints(self, location: str) -> ArtifactCheckpoints:
-        return self.services.checkpoints(location)
+        return ArtifactCheckpoints(location, self.tracking_uri)
 
     def _log_text(self, path: str, text: str) -> None:
         repository = get_artifact_repository(self.artifact_uri, tracking_uri=self.tracking_uri)

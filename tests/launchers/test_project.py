@@ -86,7 +86,7 @@ class Project:
         self._code = LOG + textwrap.dedent(code)
 
     def command(
-        self, params: Mapping[str, object], stop: int, *, checkpoint: Path, downloads: Path
+        self, params: Mapping[str, object], stop: int, *, seed: int, checkpoint: Path, downloads: Path
     ) -> list[str]:
         assert list(downloads.iterdir()) == []
         return [sys.executable, "-c", self._code, json.dumps(params), str(stop), str(checkpoint)]

@@ -389,7 +389,7 @@ def test_a_study_runs_on_a_ray_of_its_own_and_stops_it(store, monkeypatch):
         "searcher": "random",
     }
     study = Study(
-        trainings.with_checkpoints,
+        trainings.logs_by_itself,
         trainings.SPACE,
         scheduler={"name": "asha", "eta": 3},
         launcher=place,
@@ -402,6 +402,7 @@ def test_a_study_runs_on_a_ray_of_its_own_and_stops_it(store, monkeypatch):
     for _, status, tags, points in runs.values():
         assert status in ("FINISHED", "KILLED")
         assert points["length"] == [(epoch, epoch) for epoch in range(1, int(tags["hpo.epochs"]) + 1)]
+        assert points["by_itself"] == points["length"]
     assert best.resource == 9
     recorded = read_recording(study.run_id).keys["launcher"]
     assert recorded == place

@@ -1,0 +1,1 @@
+"""Callbacks for trainers of other frameworks; each needs the extra of its name."""
