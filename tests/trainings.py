@@ -251,3 +251,21 @@ def raises_or_is_slow(trial):
     if trial.params["x"] > 0:
         raise ValueError("x is positive")
     trial.report(1, loss=1.0, latency_ms=100)
+
+
+def logs_as_a_script(trial):
+    """Uses the fluent API as a script does; so twice in a worker, and again when it is promoted."""
+    import mlflow
+
+    mlflow.set_experiment("of its own")
+    with mlflow.start_run(run_name="mine", tags={"team": "vision"}):
+        mlflow.log_params({**trial.params, "layers": 3})
+        for epoch in trial.epochs():
+            mlflow.log_metric("gradient", epoch / 10, step=epoch)
+            mlflow.log_metrics({"loss": 99.0, "best_loss": 99.0}, step=epoch - 1)
+            with mlflow.start_run(run_name=f"fold {epoch}", nested=True):
+                mlflow.log_metric("loss", -epoch)
+            mlflow.log_text("seen", "notes.txt")
+            trial.report(epoch, loss=1.0 / epoch, size=epoch)
+            mlflow.log_metric("size", 99.0, step=epoch)
+    mlflow.log_metric("afterwards", 1.0)  # begins the run again, and leaves it open

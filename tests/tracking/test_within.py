@@ -5,6 +5,7 @@ import threading
 
 import mlflow
 import pytest
+import trainings
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
@@ -31,25 +32,9 @@ def searched(train, **keys):
     return study
 
 
-def logs_by_itself(trial):
-    """Uses the fluent API as a script does; so twice in a worker, and again when it is promoted."""
-    mlflow.set_experiment("of its own")
-    with mlflow.start_run(run_name="mine", tags={"team": "vision"}):
-        mlflow.log_params({**trial.params, "layers": 3})
-        for epoch in trial.epochs():
-            mlflow.log_metric("gradient", epoch / 10, step=epoch)
-            mlflow.log_metrics({"loss": 99.0, "best_loss": 99.0}, step=epoch - 1)
-            with mlflow.start_run(run_name=f"fold {epoch}", nested=True):
-                mlflow.log_metric("loss", -epoch)
-            mlflow.log_text("seen", "notes.txt")
-            trial.report(epoch, loss=1.0 / epoch, size=epoch)
-            mlflow.log_metric("size", 99.0, step=epoch)
-    mlflow.log_metric("afterwards", 1.0)  # begins the run again, and leaves it open
-
-
 def test_a_plain_run_is_that_of_the_trial(store, monkeypatch):
     monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")  # we log them ourselves
-    study = searched(logs_by_itself, trials=3)
+    study = searched(trainings.logs_as_a_script, trials=3)
     trials, nested = runs_of(store, study, "trial"), runs_of(store, study, "nested")
     assert sorted(name for _, name in trials) == ["trial-0000", "trial-0001", "trial-0002"]
     assert sorted(run.info.status for run in trials.values()) == ["FINISHED", "KILLED", "KILLED"]
