@@ -24,10 +24,7 @@ def test_outputs_buffers_and_gradients_are_torchs(
     models = [build() for _ in range(3)]
     x = torch.randn(3, 6, *shape, dtype=torch.float64).round(decimals=1)
     parameters = [dict(model.named_parameters()) for model in models]
-    weights = {
-        name: torch.stack([dict(model.named_parameters())[name].detach() for model in models])
-        for name in names
-    }
+    weights = {name: torch.stack([own[name].detach() for own in parameters]) for name in parameters[0]}
     buffers = {
         name: torch.stack([dict(model.named_buffers())[name].clone() for model in models])
         for name, _ in models[0].named_buffers()
