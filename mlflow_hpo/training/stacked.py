@@ -11,6 +11,7 @@ what products want, and what makes shifting and pooling of maps work on long pie
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,6 +30,9 @@ class Stacked:
 
     def __init__(self, layers: Iterable[tuple[str, nn.Module]]) -> None:
         self._layers = list(layers)
+        for at, ((_, one), (_, other)) in enumerate(pairwise(self._layers)):
+            if isinstance(one, nn.ReLU) and isinstance(other, nn.MaxPool2d):  # the same, and quicker
+                self._layers[at : at + 2] = self._layers[at + 1], self._layers[at]
 
     def __call__(
         self, weights: Named, buffers: Named, x: Tensor, masks: Sequence[Tensor], *, training: bool
@@ -125,10 +129,11 @@ class _Largest(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         x, largest = ctx.saved_tensors
         whole = torch.zeros_like(x)
+        taken = torch.zeros_like(largest, dtype=torch.bool)
         for quarter, target in zip(_quarters(x), _quarters(whole), strict=True):
-            own = gradient * (quarter == largest)
-            target.copy_(own)
-            gradient = gradient - own  # of several that are the largest the first gets it
+            first = (quarter == largest).logical_and_(~taken)  # of several that are the largest
+            torch.mul(gradient, first, out=target)
+            taken.logical_or_(first)
         return whole
 
 
