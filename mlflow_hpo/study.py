@@ -38,6 +38,7 @@ from mlflow_hpo.launchers.base import (
     TrialJob,
     Warned,
 )
+from mlflow_hpo.launchers.mps import mps_in_words
 from mlflow_hpo.launchers.project_contract import Project
 from mlflow_hpo.launchers.replay import ReplayLauncher
 from mlflow_hpo.ledger import TrialEntry
@@ -256,6 +257,8 @@ class Study:
                     self._tell(f"auto is {self._choice}")
                 if self._warm_start is not None:
                     self._tell(f"warm start: {self._warm_start}")
+                if about_mps := mps_in_words(self._launcher.slots):
+                    self._tell(about_mps)
                 if (size := self.optimizer.searcher.size) is not None:
                     self._tell(f"{self.summary().searcher} of {size} configurations")
                 self._loop()
