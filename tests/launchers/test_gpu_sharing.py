@@ -95,6 +95,7 @@ class Cuda:
 
     def __init__(self, reserved=0, peak=0):
         self.reserved, self.peak = reserved, peak
+        self.in_use = 0
 
     def is_initialized(self):
         return True
@@ -113,7 +114,7 @@ class Cuda:
         return self.peak
 
     def empty_cache(self):
-        self.reserved = 0
+        self.reserved = self.in_use
 
     def get_device_properties(self, device):
         return SimpleNamespace(uuid="4-2", total_memory=TOTAL)
@@ -223,6 +224,8 @@ def on_gpu(trial):
     if needs != "no gpu":
         cuda = Cuda()
         cuda.reserve(int(needs * GB) - CONTEXT)
+        if trial.params.get("keeps"):
+            cuda.in_use = cuda.reserved
         sys.modules["torch"] = SimpleNamespace(cuda=cuda)
     if trial.params.get("lacks"):
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -240,6 +243,10 @@ class SharedRun(Run):
 
     def begin(self, trial_id, needs, **params):
         self.submit(trial_id, {"needs": needs, **params}, stop=1_000_000)
+
+    @property
+    def free(self):
+        return [slot.number for slot in self.launcher._free_slots()]
 
     def until_report_of(self, trial_id):
         """Leaves the last report unanswered, so that the training waits."""
@@ -268,16 +275,22 @@ def test_others_follow_when_the_first_has_trained_an_epoch_as_far_as_memory_goes
     run.until_report_of(0)
     *_, sample = run.until_sampled(0)
     assert sample.metrics[PEAK] == 4000
-    run.begin(1, 1)
+    run.begin(1, 1.5, keeps=True)
     assert launcher.free_slot is None  # of 10 GB 9 may be used, and each may need 4
-    launcher.interrupt(1)
+    run.until_report_of(1)
+    launcher.reply(1, go_on=False, best=False)
     run.until_end_of(1)
-    assert launcher.free_slot is not None
-    run.begin(2, 1)
-    launcher.kill(2, "enough")
+    assert run.free == [1]  # a worker that keeps data on the GPU goes on with those
+    run.begin(2, 1.5)
+    run.until_report_of(2)
+    launcher.reply(2, go_on=False, best=False)
+    run.until_end_of(2)
+    assert run.free == [1, 2]
+    run.begin(3, 1)
+    launcher.kill(3, "enough")
     assert launcher.free_slot is None  # as long as its process may be there
-    assert run.until_end_of(2).reason == "enough"
-    assert launcher.free_slot is not None
+    assert run.until_end_of(3).reason == "enough"
+    assert run.free == [1, 2]
 
 
 def test_a_first_job_that_fails_before_it_trains_lets_the_next_one_try_alone(run):
