@@ -87,7 +87,7 @@ def _search(command: Callable[..., None]) -> Callable[..., None]:
             help="Who gets how many epochs: auto, full, successive_halving, hyperband, asha, asha_stopping, "
             "median, freeze_thaw.",
         ),
-        click.option("--launcher", default="", help="Where trials run: local, ray, or one of a plugin."),
+        click.option("--launcher", default="", help="Where trials run: auto, local, packed, ray."),
         click.option("--workers", default="", type=INTEGER, help="Trials that run at a time."),
         click.option("--seed", default="", type=INTEGER, help="Seed of the search."),
         click.option(

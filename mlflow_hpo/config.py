@@ -165,6 +165,7 @@ class StudyKeys(TypedDict, total=False):
     target: str
     launcher: str | Mapping[str, Any]
     gpus_per_trial: float
+    max_memory_fraction: float
     trial_timeout: float
     heartbeat_timeout: float
     max_retries: int
@@ -199,6 +200,8 @@ class StudyConfig(_Section):
         launcher: where trials run: a name, or a mapping with ``name`` and options.
         gpus_per_trial: a share of one GPU, or a whole number of them, for each trial; None to spread the
             workers over the GPUs that there are.
+        max_memory_fraction: of a GPU's memory that trials which share it may take; None for the launcher's
+            own choice.
         trial_timeout: seconds that one job may take; a longer one is killed and its trial failed.
         heartbeat_timeout: seconds for which a training may give no sign of life; one that hangs longer is
             killed.
@@ -233,6 +236,7 @@ class StudyConfig(_Section):
     target: Name | None = None
     launcher: Place = "local"
     gpus_per_trial: Annotated[float, Field(ge=0), AfterValidator(_gpus)] | None = None
+    max_memory_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     trial_timeout: Annotated[float, Field(gt=0)] | None = None
     heartbeat_timeout: Annotated[float, Field(gt=0)] | None = None
     max_retries: Annotated[int, Field(ge=0)] = 2
@@ -271,10 +275,15 @@ class StudyConfig(_Section):
     @property
     def place(self) -> Any:
         """The launcher with all that it is told of."""
-        if self.gpus_per_trial is None:
+        options = {
+            "gpus_per_trial": self.gpus_per_trial,
+            "max_memory_fraction": self.max_memory_fraction,
+        }
+        given = {key: value for key, value in options.items() if value is not None}
+        if not given:
             return self.launcher
         named = {"name": self.launcher} if isinstance(self.launcher, str) else self.launcher
-        return {**named, "gpus_per_trial": self.gpus_per_trial}
+        return {**named, **given}
 
     @classmethod
     def parse(cls, keys: Mapping[str, Any]) -> StudyConfig:

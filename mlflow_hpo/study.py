@@ -40,6 +40,7 @@ from mlflow_hpo.launchers.base import (
     Warned,
 )
 from mlflow_hpo.launchers.choice import choose_launcher
+from mlflow_hpo.launchers.mps import mps_in_words
 from mlflow_hpo.launchers.project_contract import Project
 from mlflow_hpo.launchers.replay import ReplayLauncher
 from mlflow_hpo.ledger import TrialEntry
@@ -155,7 +156,9 @@ class Study:
         }
         self._place = ""  # what "auto" is
         if is_auto(config.launcher):
-            place, why = choose_launcher(train, config.space, config.workers, config.gpus_per_trial)
+            place, why = choose_launcher(
+                *(train, config.space, config.workers, config.gpus_per_trial, config.max_memory_fraction)
+            )
             components["launcher"] = named(config.launcher, place)
             self._place = f"launcher auto is {place}: {why}"
         self.config = config = config.model_copy(update=components)
@@ -325,6 +328,8 @@ class Study:
                     self._tell(self._place)
                 if self._warm_start is not None:
                     self._tell(f"warm start: {self._warm_start}")
+                if about_mps := mps_in_words(self._launcher.slots):
+                    self._tell(about_mps)
                 if (size := self.optimizer.searcher.size) is not None:
                     self._tell(f"{self.summary().searcher} of {size} configurations")
                 self._loop()

@@ -403,6 +403,16 @@ def test_torch_that_cannot_be_imported(monkeypatch):
     assert "libcudart.so.12" in found.text
 
 
+def test_a_daemon_of_mps_is_seen_where_there_is_a_gpu(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(gpu, "ask_driver", lambda: H100)
+    monkeypatch.setattr(gpu, "ask_torch", lambda: gpu.Torch("2.13.0", "12.8", "", H100.names))
+    assert len(list(gpu.check_gpu())) == 1
+    (tmp_path / "control").touch()
+    _, found = gpu.check_gpu()
+    assert (found.level, found.text.startswith("CUDA MPS runs")) == (Level.OK, True)
+
+
 # --- the machine
 
 

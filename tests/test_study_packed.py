@@ -65,6 +65,7 @@ def test_auto_packs_where_trials_have_company(monkeypatch):
     assert choose_launcher(training, narrow, 2, 0) == ("local", "each process would train one trial")
     assert choose_launcher(training, wide, 16, 0)[1].startswith("only about 1.0 of 16 trials")
     assert choose_launcher(training, narrow, 16, 0.5) == ("local", "each trial has 0.5 GPUs of its own")
+    assert choose_launcher(training, narrow, 16, 0, 0.8)[0] == "local"
     plain = "the training code trains one trial at a time"
     assert choose_launcher(lambda trial: None, narrow, 16, None) == ("local", plain)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_hpo.doctor.findings import Finding, fault, ok, warning
+from mlflow_hpo.launchers.mps import mps_pipes
 
 SUBJECT = "gpu"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -45,6 +46,8 @@ def check_gpu() -> Iterator[Finding]:
         return
     driver = ask_driver()
     yield judge(driver, torch, os.environ.get(VISIBLE), on_bus=isinstance(driver, str) and nvidia_on_bus())
+    if torch.names and (pipes := mps_pipes()) is not None:
+        yield ok(SUBJECT, f"CUDA MPS runs ({pipes}): trials that share a GPU use it")
 
 
 def judge(driver: Driver | str, torch: Torch, visible: str | None, *, on_bus: bool) -> Finding:

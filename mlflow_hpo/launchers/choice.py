@@ -16,7 +16,11 @@ PAYS = 2.0  # trials of a pack, on average
 
 
 def choose_launcher(
-    train: Any, space: SearchSpace, workers: int, gpus_per_trial: float | None
+    train: Any,
+    space: SearchSpace,
+    workers: int,
+    gpus_per_trial: float | None,
+    max_memory_fraction: float | None = None,
 ) -> tuple[str, str]:
     """Return the name of a launcher of this machine, and in a sentence why.
 
@@ -26,12 +30,14 @@ def choose_launcher(
         train: the training code.
         space: what is searched.
         workers: how many trials are trained at a time.
-        gpus_per_trial: as the study has it.
+        gpus_per_trial, max_memory_fraction: as the study has them; the latter is for `local` alone.
     """
     if not isinstance(train, Packable):
         return "local", "the training code trains one trial at a time"
     if gpus_per_trial:
         return "local", f"each trial has {gpus_per_trial:g} GPUs of its own"
+    if max_memory_fraction is not None:
+        return "local", "max_memory_fraction is for trials with processes of their own"
     rng = np.random.default_rng(0)
     try:
         keys = Counter(train.pack_key(space.sample(rng)) for _ in range(DRAWS))

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
@@ -28,12 +29,15 @@ from mlflow_hpo.launchers.base import (
     Launcher,
     Outcome,
     Reported,
+    Sampled,
     Services,
     Slot,
     TrialJob,
     Warned,
 )
 from mlflow_hpo.launchers.copies import LocalCopies
+from mlflow_hpo.launchers.gpu_gauge import GpuMemory
+from mlflow_hpo.launchers.gpu_sharing import GpuSharing, shared_gpu
 from mlflow_hpo.launchers.output import end_of
 from mlflow_hpo.launchers.slots import slots_here
 from mlflow_hpo.launchers.uploader import Away, Back, Queued, Settled, Upload, inherited
@@ -83,6 +87,7 @@ class Worker:
     killed: dict[int, str] = field(default_factory=dict)  # trials over which we killed it, and why
     uploads: dict[Path, Upload] = field(default_factory=dict)  # what it has still to store
     away: bool = False  # the store does not answer it
+    memory: GpuMemory | None = None  # of its GPU, as it told last
     jobs: int = 0  # that it has run
     spoilt: bool = False  # its last job may have left it without memory, or its device in a bad state
 
@@ -310,6 +315,8 @@ class WorkerPool(Launcher):
                 worker.uploads.pop(upload.path, None)
                 self._copies.settled(upload, self._running())
                 return [] if event is None else [event]
+            case GpuMemory():
+                worker.memory = message
             case Away(trial_id, problem):
                 first = not any(other.away for other in self._workers.values())
                 worker.away = True
@@ -420,16 +427,50 @@ class WorkerPool(Launcher):
 class LocalLauncher(WorkerPool):
     """Runs trials on this machine: `workers` processes, spread over its GPUs or dividing its cores.
 
+    A slot with a part of a GPU takes a job only while the GPU's memory is enough, as `GpuSharing` has it.
+
     Args:
         workers: number of processes.
         gpus_per_trial: as `make_slots` has it.
+        max_memory_fraction: of a GPU's memory that trials which share it may take.
 
     Raises:
-        ConfigError: what `make_slots` raises.
+        ConfigError: what `make_slots` and `GpuSharing` raise.
     """
 
-    def __init__(self, workers: int, *, gpus_per_trial: float | None = None) -> None:
+    def __init__(
+        self, workers: int, *, gpus_per_trial: float | None = None, max_memory_fraction: float = 0.9
+    ) -> None:
         super().__init__(slots_here(workers, gpus_per_trial))
+        self._sharing = GpuSharing(max_memory_fraction)
+
+    def _free_slots(self) -> Iterator[Slot]:
+        running: Counter[str | None] = Counter()
+        held: Counter[str | None] = Counter()  # bytes of workers without a job
+        for worker in self._workers.values():
+            gpu = shared_gpu(worker.slot)
+            if worker.works:
+                running[gpu] += 1
+            elif worker.memory is not None:
+                held[gpu] += worker.memory.held
+        for slot in super()._free_slots():
+            gpu = shared_gpu(slot)
+            its_own = self._workers[slot.number].memory
+            idle = held[gpu] - (0 if its_own is None else its_own.held)  # which the job uses
+            if gpu is None or self._sharing.has_room(gpu, running[gpu], idle):
+                yield slot
+
+    def _heard(self, worker: Worker, message: object) -> list[Event]:
+        trained = isinstance(message, Reported) or any(work.reported for work in worker.works.values())
+        events = super()._heard(worker, message)
+        lacked = isinstance(message, Ended) and message.cause is Cause.RESOURCES
+        if (gpu := shared_gpu(worker.slot)) is None or not (trained or lacked):
+            return events
+        if worker.memory is not None:
+            self._sharing.needed(gpu, worker.memory)
+        elif isinstance(message, Sampled | Ended):  # memory is told before these
+            self._sharing.untold()
+        return events
 
 
 def _deadly(upload: Upload) -> str:

@@ -7,13 +7,14 @@ import os
 
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.launchers.base import Slot
+from mlflow_hpo.launchers.mps import by_mps
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def slots_here(workers: int, gpus_per_trial: float | None) -> list[Slot]:
     """Return the slots of `workers` trials on this machine. Raises what `make_slots` does."""
-    return make_slots(workers, visible_gpus(), len(os.sched_getaffinity(0)), gpus_per_trial)
+    return by_mps(make_slots(workers, visible_gpus(), len(os.sched_getaffinity(0)), gpus_per_trial))
 
 
 def visible_gpus() -> list[str]:

@@ -40,6 +40,7 @@ from mlflow_hpo.launchers.base import (
     TrialJob,
     Warned,
 )
+from mlflow_hpo.launchers.gpu_gauge import GpuGauge, GpuMemory
 from mlflow_hpo.launchers.staging import Staging
 from mlflow_hpo.launchers.uploader import Message, Upload, Uploader
 from mlflow_hpo.trial import Trial, TrialStopped
@@ -112,7 +113,7 @@ class Outbox:
         self._connection = connection
         self._lock = threading.Lock()
 
-    def send(self, message: Event | Message | Ready) -> None:
+    def send(self, message: Event | Message | Ready | GpuMemory) -> None:
         """Send one message whole."""
         with self._lock:
             self._connection.send(message)
@@ -393,8 +394,9 @@ class WorkerChannel:
 class Sampler:
     """Samples the machine in a thread of its own while a job runs."""
 
-    def __init__(self, monitor: Monitor, job: TrialJob, outbox: Outbox) -> None:
+    def __init__(self, monitor: Monitor, gauge: GpuGauge, job: TrialJob, outbox: Outbox) -> None:
         self._monitor = monitor
+        self._gauge = gauge
         self._job = job
         self._outbox = outbox
         self._over = threading.Event()
@@ -413,9 +415,11 @@ class Sampler:
             over = self._over.wait(SAMPLE_INTERVAL)
             # a job shorter than the interval gets one sample all the same
             if not over or number == self._job.sample:
-                self._outbox.send(
-                    Sampled(self._job.trial_id, number, dict(self._monitor.sample()), time.time())
-                )
+                readings = dict(self._monitor.sample())
+                if (memory := self._gauge.read()) is not None:
+                    readings["system/gpu_memory_peak_megabytes"] = memory.peak / 1e6
+                    self._outbox.send(memory)
+                self._outbox.send(Sampled(self._job.trial_id, number, readings, time.time()))
                 number += 1
             if over:
                 return
@@ -450,6 +454,7 @@ def run_job(
     """Train one job and send its events; after `Ended` only its uploads are still to be told of."""
     begin = time.monotonic()
     outcome, reason, details, cause = Outcome.COMPLETED, "", "", Cause.TRAINING
+    gauge = GpuGauge(setup.device)
     try:
         staging = staging_of(setup.folder, job.trial_id)
         channel = WorkerChannel(
@@ -459,7 +464,7 @@ def run_job(
         trial = Trial(job.params, stop=job.stop, seed=job.seed, device=setup.device, channel=channel)
         try:
             within = services.within(job.params, channel.reported, channel.run_id)
-            with channel.training(), Sampler(monitor, job, outbox), within, interruption.training(job):
+            with channel.training(), Sampler(monitor, gauge, job, outbox), within, interruption.training(job):
                 trainable(trial)
         except TrialStopped:
             outcome = Outcome.STOPPED
@@ -482,6 +487,9 @@ def run_job(
         details = traceback.format_exc()[-DETAILS:]
     with contextlib.suppress(OSError):  # a disk that is full, or gone, has cost the job enough
         staging_of(setup.folder, job.trial_id).clear()
+    gauge.release()
+    if (memory := gauge.read()) is not None:
+        outbox.send(memory)
     outbox.send(Ended(job.trial_id, outcome, time.monotonic() - begin, reason, details, cause))
 
 
