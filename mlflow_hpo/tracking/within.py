@@ -17,7 +17,11 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Metric, Param, Run, RunInfo, RunTag
-from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING, MLFLOW_RUN_ID
+from mlflow.environment_variables import (
+    MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING,
+    MLFLOW_EXPERIMENT_NAME,
+    MLFLOW_RUN_ID,
+)
 from mlflow.tracking._tracking_service import utils as stores
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.uri import get_uri_scheme
@@ -87,8 +91,9 @@ class Inside:
         """
         self._redirect(uri)
         os.environ.update(environment)
-        for name in (MLFLOW_RUN_ID.name, MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.name):  # both are our task here
-            os.environ.pop(name, None)
+        # the experiment is told by its id; the other two are our task here
+        for setting in (MLFLOW_EXPERIMENT_NAME, MLFLOW_RUN_ID, MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING):
+            os.environ.pop(setting.name, None)
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         mlflow.set_tracking_uri(uri)
         self._present = trial

@@ -95,7 +95,8 @@ def test_clients_threads_and_asynchronous_logging_land_there_too(store):
         for epoch in trial.epochs():
             trial.report(epoch, loss=1.0)
 
-    study = searched(train, trials=2, max_resource=1, scheduler="full")
+    # another experiment than the environment of the driver names
+    study = searched(train, trials=2, max_resource=1, scheduler="full", experiment="elsewhere")
     trials = runs_of(store, study, "trial").values()
     assert [run.info.status for run in trials] == ["FINISHED"] * 2
     for run in trials:
