@@ -36,7 +36,7 @@ Q = TypeVar("Q", contravariant=True)
 class DeviceData:
     """A data set as tensors on one device, kept for all trials of a process.
 
-    The type of `X_train`, where it has floats, is that in which models of it are trained.
+    The type of `X_train`, where it has floats, is that in which models are trained, whatever they were.
     """
 
     X_train: Tensor
@@ -165,7 +165,7 @@ class Trainer(Generic[P]):
             generator.manual_seed(seed)
         return Member(
             params,
-            model.to("meta"),
+            model.to("meta", data.like.dtype),
             weights,
             tuple(torch.zeros_like(weights) for _ in self._task.rates(params).moments),
             buffers,
