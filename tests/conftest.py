@@ -20,8 +20,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--full-size",
         action="store_true",
-        help="10,000 trials for every searcher with every scheduler (hours with gp and optuna); 100 kills of "
-        "a study's driver; outages of a minute.",
+        help="All variants of long tests; 10,000 trials for every searcher with every scheduler (hours with "
+        "gp and optuna); 100 kills of a study's driver; outages of a minute.",
     )
 
 
@@ -40,7 +40,11 @@ LONG = (
 )
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("full_size"):
+        left_out = [item for item in items if item.get_closest_marker("full_size")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     place = {Path(__file__).parent / module: at for at, module in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path, len(LONG)))
 

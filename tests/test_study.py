@@ -132,7 +132,7 @@ def test_what_is_read_back_is_what_was_known(store):
         assert (theirs.value, theirs.best, theirs.best_epoch) == (mine.value, mine.best, mine.best_epoch)
 
 
-@pytest.mark.parametrize("searcher", ["random", "tpe"])
+@pytest.mark.parametrize("searcher", [pytest.param("random", marks=pytest.mark.full_size), "tpe"])
 def test_the_same_seed_makes_the_same_study(store, searcher):
     first, second = (search(trainings.quick, searcher=searcher, trials=15) for _ in range(2))
     one, two = children(store, first.run_id), children(store, second.run_id)
@@ -378,7 +378,7 @@ def running_trials(store):
     return [run for run in runs if run.data.metrics.get("loss") is not None]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full_size)])
 def test_an_interrupt_leaves_every_run_paused_with_its_checkpoint(
     store, tmp_path, tests_folder, start_process, wait_for, number
 ):

@@ -38,7 +38,7 @@ def scripts_in(folder: Path) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.full_size), signal.SIGKILL])
 def test_a_search_that_is_ended_goes_on(
     search: Any,
     foreign: Callable[[str], Path],

@@ -86,7 +86,7 @@ def test_unreachable_tracking_server(tmp_path: Path) -> None:
     check(BadStore(clean_environment(MLFLOW_TRACKING_URI=uri), uri), tmp_path)
 
 
-@pytest.mark.parametrize("status", [403, 503, None])
+@pytest.mark.parametrize("status", [403, pytest.param(503, marks=pytest.mark.full_size), None])
 def test_address_that_is_no_tracking_server(tmp_path: Path, status: int | None) -> None:
     with http_server(status) as uri:
         check(BadStore(clean_environment(MLFLOW_TRACKING_URI=uri), uri), tmp_path)
@@ -114,7 +114,7 @@ def test_missing_bucket(tmp_path: Path, s3: S3, experiments: dict[str, str]) -> 
     check(store, tmp_path)
 
 
-@pytest.mark.parametrize("status", [403, None])
+@pytest.mark.parametrize("status", [403, pytest.param(None, marks=pytest.mark.full_size)])
 def test_s3_endpoint_that_refuses(
     tmp_path: Path, s3: S3, experiments: dict[str, str], status: int | None
 ) -> None:

@@ -255,6 +255,7 @@ class StudyOnAStore:
         assert len(lines) > 3
 
 
+@pytest.mark.full_size
 class TestServerOnSqliteWithS3(StudyOnAStore):
     @pytest.fixture(scope="class")
     @classmethod
