@@ -8,9 +8,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from mlflow_hpo.bookkeeper import Bookkeeper
 from mlflow_hpo.errors import StudyError
+from mlflow_hpo.scratch import scratch_folder
 from mlflow_hpo.tracking.curves import Curve
 from mlflow_hpo.tracking.tracker import Tracker, writable
 
@@ -58,11 +60,10 @@ class Reporting:
             self._warn(self._missing(self._problem))
 
     def _begin(self) -> None:
-        curves = {
-            entry.run_id: (entry.epochs[:], entry.values[:])
-            for entry in self._books.ledger.trials.values()
-            if entry.run_id
-        }
+        trials = [entry for entry in self._books.ledger.trials.values() if entry.run_id]
+        curves = None
+        if len(trials) < LARGE:
+            curves = {entry.run_id: (entry.epochs[:], entry.values[:]) for entry in trials}
         self._thread = threading.Thread(
             target=self._write, args=(curves,), name="mlflow-hpo-report", daemon=True
         )
@@ -74,36 +75,42 @@ class Reporting:
         self._thread.join(max(0.0, until - time.monotonic()))
         return self._thread.is_alive()
 
-    def _write(self, curves: dict[str, Curve]) -> None:
+    def _write(self, curves: Mapping[str, Curve] | None) -> None:
         began = time.monotonic()
         try:
-            make = self._made_elsewhere if len(curves) >= LARGE else self._made_here
-            self._tracker.log_text(REPORT, make(curves))
+            with scratch_folder() as folder:
+                file = folder / REPORT
+                if curves is None:
+                    self._make_elsewhere(file)
+                else:
+                    self._make_here(file, curves)
+                self._tracker.log_file(file)
             self._problem = ""
         except Exception as error:  # noqa: BLE001 - whatever it is, the search goes on
             self._problem = f"{type(error).__name__}: {' '.join(writable(str(error)).split()):.200}"
         now = time.monotonic()
         self._due = now + max(INTERVAL, (now - began) / SHARE)
 
-    def _made_here(self, curves: Mapping[str, Curve]) -> str:
+    def _make_here(self, file: Path, curves: Mapping[str, Curve]) -> None:
         from mlflow_hpo.reports.html import page  # takes a while, and is needed only now
         from mlflow_hpo.tracking.details import read_details
 
-        return page([read_details(self._tracker.run_id, self._tracker.client, curves)])
+        study = read_details(self._tracker.run_id, self._tracker.client, curves)
+        file.write_text(page([study]), encoding="utf-8", newline="")
 
-    def _made_elsewhere(self, _: Mapping[str, Curve]) -> str:
-        """Return what `mlflow-hpo report` makes; it ends with this process, which reads what it writes."""
+    def _make_elsewhere(self, file: Path) -> None:
+        """Have `mlflow-hpo report` make it: this process would never give the memory back."""
         code = f"import sys; sys.path[:] = {sys.path!r}; from mlflow_hpo.cli import main; main()"
         done = subprocess.run(
-            [sys.executable, "-c", code, "report", self._tracker.run_id, "--output", "-"],
+            [sys.executable, "-c", code, "report", self._tracker.run_id, "--output", str(file)],
             env={**os.environ, "MLFLOW_TRACKING_URI": self._tracker.tracking_uri},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is the driver's to handle
         )
         if done.returncode:
             raise StudyError(done.stderr.decode(errors="replace").strip().rpartition("\n")[2])
-        return done.stdout.decode()
 
     def _missing(self, why: str) -> str:
         return f"no report written ({why}); make it with: mlflow-hpo report {self._tracker.run_id}"

@@ -34,17 +34,23 @@ def written_curves(run_id: str) -> dict[str, tuple[Curve, bool]]:
     known: dict[str, tuple[Curve, bool]] = {}
     for path in (HISTORY, NOTES):
         with contextlib.suppress(Exception):  # it only saves time
-            found = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/{path}"))
+            text = mlflow.artifacts.load_text(f"runs:/{run_id}/{path}")
+            found = json.loads(text, object_hook=_compact)  # as lists there may be millions of points
             if found["schema"] == SCHEMA:
                 for trial in found["trials"]:
-                    run, points = trial["run_id"], trial.pop("curve")  # not all twice: there may be millions
-                    if run not in known or len(points) > len(known[run][0][0]):
-                        curve = (
-                            array("q", (each[0] for each in points)),
-                            array("d", (each[1] for each in points)),
-                        )
-                        known[run] = curve, len(points) == trial.get("reports")
+                    run, curve = trial["run_id"], trial["curve"]
+                    if run not in known or len(curve[0]) > len(known[run][0][0]):
+                        known[run] = curve, len(curve[0]) == trial.get("reports")
     return known
+
+
+def _compact(plain: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(points := plain.get("curve"), list):  # not of a parameter of that name
+        plain["curve"] = (
+            array("q", (each[0] for each in points)),
+            array("d", (each[1] for each in points)),
+        )
+    return plain
 
 
 @dataclass(frozen=True, slots=True)

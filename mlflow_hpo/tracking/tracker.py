@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import logging
+import math
 import os
 import tempfile
 import time
@@ -50,6 +51,7 @@ from mlflow_hpo.tracking.writer import Writer
 
 OF_SOURCE = ("mlflow.source.", "mlflow.gitRepo", "mlflow.gitBranch")  # MLflow's tags for code
 AGAIN = "trained again, in the run above"  # why an attempt ended
+TABLE = "trials.json"
 TAG_LENGTH = 4_000  # characters of a reason or traceback; MLflow cuts tags at 8,000
 
 logger = logging.getLogger(__name__)
@@ -390,20 +392,17 @@ class Tracker:
 
         Raises StudyError of one line where that fails: a StoreAwayError if it may succeed later.
         """
-        rows = [_row(trial, record.metric) for trial in record.trials]
-        columns = list(dict.fromkeys(column for row in rows for column in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-        self.log_text("trials.csv", text.getvalue())
-        data = {column: [row.get(column) for row in rows] for column in columns}
-        if MLFLOW_LOGGED_ARTIFACTS in self._tags:  # `log_table` would append to the one of before
-            split = {"columns": columns, "data": [list(row) for row in zip(*data.values(), strict=True)]}
-            self.log_text("trials.json", json.dumps(split))
-        else:
-            with in_one_line("cannot write trials.json"), impatient():
-                self._client.log_table(self.run_id, data, "trials.json")
+        data: dict[str, list[Any]] = {}  # by column: as rows those of a large study take ten times the memory
+        for at, trial in enumerate(record.trials):
+            for column, value in _row(trial, record.metric).items():
+                data.setdefault(column, [None] * len(record.trials))[at] = value
+        self.log_text("trials.csv", _csv(data))
+        rows = [[_plain(value) for value in row] for row in zip(*data.values(), strict=True)]
+        self.log_text(TABLE, json.dumps({"columns": list(data), "data": rows}))
+        # what `MlflowClient.log_table` writes; but that would append to the table of before a resume
+        logged = json.loads(self._tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+        if (table := {"path": TABLE, "type": "table"}) not in logged:
+            self.tags(self.run_id, {MLFLOW_LOGGED_ARTIFACTS: json.dumps([*logged, table])})
 
     def log_text(self, path: str, text: str) -> None:
         """Write a text artifact to the parent run.
@@ -412,6 +411,11 @@ class Tracker:
         """
         with in_one_line(f"cannot write {path}"), impatient():
             self._log_text(path, text)
+
+    def log_file(self, file: Path) -> None:
+        """Write a file to the parent run's artifacts, under its own name. Raises what `log_text` does."""
+        with in_one_line(f"cannot write {file.name}"), impatient():
+            self._log_file(file, None)
 
     def log_later(self, path: str, text: str) -> None:
         """Write a text artifact to the parent run in the background; a failure is told, not raised."""
@@ -467,12 +471,15 @@ class Tracker:
         return ArtifactCheckpoints(location, self.tracking_uri)
 
     def _log_text(self, path: str, text: str) -> None:
-        repository = get_artifact_repository(self.artifact_uri, tracking_uri=self.tracking_uri)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / Path(path).name
             file.write_text(text, encoding="utf-8")
             parent = str(Path(path).parent)
-            repository.log_artifact(str(file), None if parent == "." else parent)
+            self._log_file(file, None if parent == "." else parent)
+
+    def _log_file(self, file: Path, parent: str | None) -> None:
+        repository = get_artifact_repository(self.artifact_uri, tracking_uri=self.tracking_uri)
+        repository.log_artifact(str(file), parent)
 
     def _in_background(self, problem: str, function: Any, *args: Any) -> None:
         def tell(future: Future[Any]) -> None:
@@ -522,6 +529,19 @@ def writable(text: str) -> str:
     with passwords.
     """
     return without_passwords(text).replace("\0", "").encode("utf-8", "replace").decode()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON knows it."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _csv(data: Mapping[str, list[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(data)
+    writer.writerows(zip(*data.values(), strict=True))
+    return text.getvalue()
 
 
 def _row(trial: TrialSummary, metric: str) -> dict[str, Any]:
