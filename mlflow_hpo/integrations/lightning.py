@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_hpo.errors import ConfigError, StudyError
+from mlflow_hpo.integrations.epochs import TrialEpochs
 from mlflow_hpo.trial import Trial, TrialStopped
 
 try:
@@ -41,9 +42,7 @@ class TrialCallback(Callback):  # type: ignore[misc]
 
     def __init__(self, trial: Trial, metrics: Collection[str] | None = None) -> None:
         self._trial = trial
-        self._metrics = metrics
-        self._epochs = trial.epochs()
-        self._epoch: int | None = None
+        self._epochs = TrialEpochs(trial, metrics)
         self._random: dict[str, Any] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -60,7 +59,7 @@ class TrialCallback(Callback):  # type: ignore[misc]
                 f"check_val_every_n_epoch must be 1, got {trainer.check_val_every_n_epoch}: "
                 "a trial reports each of its epochs"
             )
-        self._epoch = next(self._epochs, None)
+        self._epochs.begin()
         if self._random is not None:
             torch.set_rng_state(self._random["cpu"])
             for device, state in enumerate(self._random["cuda"]):
@@ -70,27 +69,20 @@ class TrialCallback(Callback):  # type: ignore[misc]
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End a training that its trainer does not, because of its ``min_epochs`` or ``min_steps``."""
         del trainer, pl_module
-        if self._epoch is None:
+        if self._epochs.present is None:
             raise TrialStopped
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the checkpoint, report the metrics, and stop the trainer when it is time."""
         del pl_module
-        if self._epoch is None:
+        if self._epochs.present is None:
             return
         with tempfile.TemporaryDirectory(prefix="mlflow-hpo-") as folder:
             path = Path(folder) / "trainer.ckpt"
             trainer.save_checkpoint(path)
             self._trial.save_checkpoint(path)
-        logged = trainer.callback_metrics
-        wanted = logged.keys() if self._metrics is None else self._metrics
-        try:
-            self._trial.report(self._epoch, **{name: logged[name] for name in wanted if name in logged})
-        except TrialStopped:
-            self._epoch = None
-        else:
-            self._epoch = next(self._epochs, None)
-        if self._epoch is None:
+        self._epochs.report(trainer.callback_metrics)
+        if self._epochs.present is None:
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:

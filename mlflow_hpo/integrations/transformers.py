@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_hpo.errors import ConfigError, StudyError
-from mlflow_hpo.trial import Trial, TrialStopped
+from mlflow_hpo.integrations.epochs import TrialEpochs
+from mlflow_hpo.trial import Trial
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -41,9 +42,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, trial: Trial, metrics: Collection[str] | None = None) -> None:
         self._trial = trial
-        self._metrics = metrics
-        self._epochs = trial.epochs()
-        self._epoch: int | None = None
+        self._epochs = TrialEpochs(trial, metrics)
         self._evaluated: dict[str, float] = {}
 
     def checkpoint(self, folder: str | Path) -> str | None:
@@ -69,7 +68,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
             raise StudyError(
                 "save_only_model must be false: a trial that is paused goes on with its optimizer"
             )
-        self._epoch = next(self._epochs, None)
+        self._epochs.begin()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -94,7 +93,8 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Keep the checkpoint, report the metrics, and stop the trainer when it is time."""
-        if self._epoch is None or state.epoch is None or state.epoch < self._epoch:
+        present = self._epochs.present
+        if present is None or state.epoch is None or state.epoch < present:
             return  # it saves between the epochs, too
         saved = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         with tempfile.TemporaryDirectory(prefix="mlflow-hpo-") as folder:
@@ -103,11 +103,5 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
                 archive.add(saved, saved.name)
             self._trial.save_checkpoint(path)
         logged, self._evaluated = self._evaluated, {}
-        wanted = logged.keys() if self._metrics is None else self._metrics
-        try:
-            self._trial.report(self._epoch, **{name: logged[name] for name in wanted if name in logged})
-        except TrialStopped:
-            self._epoch = None
-        else:
-            self._epoch = next(self._epochs, None)
-        control.should_training_stop = self._epoch is None
+        self._epochs.report(logged)
+        control.should_training_stop = self._epochs.present is None

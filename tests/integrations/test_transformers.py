@@ -1,21 +1,13 @@
 """The callback for the Trainer of Transformers."""
 
 import importlib
-import sys
 
 import pytest
 
-from mlflow_hpo import ConfigError, Study, StudyError
+from mlflow_hpo import Study, StudyError
 from mlflow_hpo.tracking.recovery import read_recording
 
 HALVING = {"name": "successive_halving", "eta": 3}
-
-
-def test_without_transformers_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    monkeypatch.delitem(sys.modules, "mlflow_hpo.integrations.transformers", raising=False)
-    with pytest.raises(ConfigError, match=r"pip install 'mlflow-hpo\[transformers\]'"):
-        importlib.import_module("mlflow_hpo.integrations.transformers")
 
 
 @pytest.fixture
