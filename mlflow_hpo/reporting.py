@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from mlflow_hpo.bookkeeper import Bookkeeper
 from mlflow_hpo.errors import StudyError
+from mlflow_hpo.launchers.processes import own_python
 from mlflow_hpo.scratch import scratch_folder
 from mlflow_hpo.tracking.curves import Curve
 from mlflow_hpo.tracking.tracker import Tracker, writable
@@ -100,9 +100,9 @@ class Reporting:
 
     def _make_elsewhere(self, file: Path) -> None:
         """Have `mlflow-hpo report` make it: this process would never give the memory back."""
-        code = f"import sys; sys.path[:] = {sys.path!r}; from mlflow_hpo.cli import main; main()"
+        report = own_python("from mlflow_hpo.cli import main; main()")
         done = subprocess.run(
-            [sys.executable, "-c", code, "report", self._tracker.run_id, "--output", str(file)],
+            [*report, "report", self._tracker.run_id, "--output", str(file)],
             env={**os.environ, "MLFLOW_TRACKING_URI": self._tracker.tracking_uri},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -216,6 +216,11 @@ class Slot:
     gpus: float  # share of GPUs that it holds, for budgets
     env: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def shares_gpu(self) -> bool:
+        """Whether it holds a part of a GPU."""
+        return 0 < self.gpus < 1
+
 
 class Launcher(ABC):
     """Runs jobs in slots and tells what becomes of them.

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 def shared_gpu(slot: Slot) -> str | None:
     """Return the id of the GPU of which a slot has a part; None if it shares none."""
-    return slot.env["CUDA_VISIBLE_DEVICES"] if 0 < slot.gpus < 1 else None
+    return slot.env["CUDA_VISIBLE_DEVICES"] if slot.shares_gpu else None
 
 
 class GpuSharing:

@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -39,6 +38,7 @@ from mlflow_hpo.launchers.copies import LocalCopies
 from mlflow_hpo.launchers.gpu_gauge import GpuMemory
 from mlflow_hpo.launchers.gpu_sharing import GpuSharing, shared_gpu
 from mlflow_hpo.launchers.output import end_of
+from mlflow_hpo.launchers.processes import own_python
 from mlflow_hpo.launchers.slots import slots_here
 from mlflow_hpo.launchers.uploader import Away, Back, Queued, Settled, Upload, inherited
 from mlflow_hpo.launchers.worker import Inherit, Interrupt, Located, Ready, Reply, Setup, staging_of
@@ -264,14 +264,11 @@ class WorkerPool(Launcher):
     def _spawn(self, slot: Slot) -> Worker:
         ours, theirs = socket.socketpair()
         log = self._folder / f"worker-{slot.number}.log"
-        code = (
-            f"import sys; sys.path[:] = {sys.path!r}; from {self.program} import main; "
-            f"main({theirs.fileno()})"
-        )
+        code = f"from {self.program} import main; main({theirs.fileno()})"
         output: IO[bytes]
         with theirs, log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-c", code],
+                own_python(code, "-X", "faulthandler"),
                 env={**os.environ, **slot.env},
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,

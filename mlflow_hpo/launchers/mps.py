@@ -27,7 +27,7 @@ def by_mps(slots: Iterable[Slot]) -> list[Slot]:
     A share that the user has set stands.
     """
     pipes = mps_pipes()
-    return [slot if pipes is None or not 0 < slot.gpus < 1 else _limited(slot, pipes) for slot in slots]
+    return [_limited(slot, pipes) if pipes is not None and slot.shares_gpu else slot for slot in slots]
 
 
 def mps_in_words(slots: Iterable[Slot]) -> str:

@@ -28,7 +28,6 @@ from typing import Any, NoReturn
 from mlflow_hpo.launchers.base import Cause, Ended, Outcome, Sampled, TrialJob
 from mlflow_hpo.launchers.pack_limits import PackLimits
 from mlflow_hpo.launchers.worker import (
-    DETAILS,
     SAMPLE_INTERVAL,
     Desk,
     Interrupt,
@@ -36,6 +35,7 @@ from mlflow_hpo.launchers.worker import (
     WorkerChannel,
     cause_of,
     staging_of,
+    told_of,
 )
 from mlflow_hpo.packing import Packs, Trained
 from mlflow_hpo.trial import Trial
@@ -351,9 +351,7 @@ class PackWorker:
     # --- the end of a job
 
     def _fail(self, place: Place, error: BaseException) -> None:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:500]
-        details = "".join(traceback.format_exception(error))[-DETAILS:]
-        self._end(place, Outcome.FAILED, reason, details, cause_of(error))
+        self._end(place, Outcome.FAILED, *told_of(error))
 
     def _end(
         self,

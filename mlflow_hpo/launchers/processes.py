@@ -1,4 +1,4 @@
-"""Commands that run with all that they start in a process group of their own, and end as a whole."""
+"""Processes: interpreters like this one, and commands that end with all that they start."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ import psutil
 from mlflow_hpo.launchers import guard
 
 TICK = 0.05  # seconds between two looks whether a process has ended
+
+
+def own_python(code: str, *options: str) -> list[str]:
+    """Return the command line of an interpreter like this one that finds the same modules and runs `code`."""
+    return [sys.executable, *options, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"]
 
 
 class Guard:

@@ -439,6 +439,12 @@ def cause_of(error: BaseException) -> Cause:
     return Cause.RESOURCES if any(sign in told for sign in signs) else Cause.TRAINING
 
 
+def told_of(error: BaseException) -> tuple[str, str, Cause]:
+    """Return reason, details and cause, as `Ended` has them, of what a training raised."""
+    reason = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+    return reason, "".join(traceback.format_exception(error))[-DETAILS:], cause_of(error)
+
+
 def run_job(
     job: TrialJob,
     trainable: Trainable,
@@ -482,9 +488,7 @@ def run_job(
                 outcome = Outcome.FAILED
                 reason = f"the training returned after reporting epoch {channel.reached} of {job.stop}"
     except BaseException as error:  # noqa: BLE001  SystemExit of the training code is a failure of the trial, too
-        outcome, cause = Outcome.FAILED, cause_of(error)
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:500]
-        details = traceback.format_exc()[-DETAILS:]
+        outcome, (reason, details, cause) = Outcome.FAILED, told_of(error)
     with contextlib.suppress(OSError):  # a disk that is full, or gone, has cost the job enough
         staging_of(setup.folder, job.trial_id).clear()
     gauge.release()

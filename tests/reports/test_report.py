@@ -7,7 +7,6 @@ import sys
 import threading
 from collections import Counter
 from itertools import pairwise
-from types import SimpleNamespace
 
 import mlflow
 import pytest
@@ -153,7 +152,7 @@ def test_the_report_of_a_large_study_is_made_by_another_process(store, monkeypat
     assert (told["status"], len(told["trials"]["id"])) == ("FINISHED", 12)
     assert told["curves"] == columns(read_details(study.run_id))["curves"]
 
-    monkeypatch.setattr(reporting, "sys", SimpleNamespace(executable="/bin/false", path=[]))
+    monkeypatch.setattr(reporting, "own_python", lambda code: ["/bin/false"])
     search()
     assert caplog.text.count("no report written") == 1
 
