@@ -24,6 +24,7 @@ from mlflow_hpo.tracking.connect import ask, connect, impatient
 from mlflow_hpo.tracking.curves import Curve, Reading, written_curves
 from mlflow_hpo.tracking.runs import PAGE, check_study, found_run, trial_runs
 from mlflow_hpo.tracking.spool import spool_folder
+from mlflow_hpo.tracking.summary import OURS, SYSTEM
 from mlflow_hpo.tracking.sync import sync
 
 ATTEMPT = "hpo.attempt"  # tag of a trial: how often it was started, and started again after a failure
@@ -34,8 +35,6 @@ SAMPLES = "hpo.samples"  # tag of a trial: how many samples of system metrics it
 STEPS = "trials_done"  # the metric of the parent run that every step of the progress has
 
 _THREADS = 8
-_SYSTEM = "system/"
-_OURS = (_SYSTEM, "best_")  # metrics that not every report has
 
 
 def settings_path(resumes: int) -> str:
@@ -168,7 +167,7 @@ def _look_closely(reading: Reading, run: Run, trial: RecordedTrial) -> None:
     trial.reports = _reports(histories, reading.names)
     if not reading.scripts and not _whole(trial):  # it will be told again when it is trained again
         trial.reports = trial.reports.without_last()
-    samples = (point.step for name in histories if name.startswith(_SYSTEM) for point in histories[name])
+    samples = (point.step for name in histories if name.startswith(SYSTEM) for point in histories[name])
     trial.samples = max(samples, default=-1) + 1
     store = ArtifactCheckpoints(trial.location, mlflow.get_tracking_uri())
     stored = ask(f"artifact store: cannot list checkpoints of trial {trial.trial_id}", store.names)
@@ -180,7 +179,7 @@ def _whole(trial: RecordedTrial) -> bool:
     if len(trial.reports) < 2:
         return True
     before, last = (report.epoch for report in trial.reports[-2:])
-    expected = (name for name, step in trial.points if step == before and not name.startswith(_OURS))
+    expected = (name for name, step in trial.points if step == before and not name.startswith(OURS))
     return all((name, last) in trial.points for name in expected)
 
 

@@ -16,8 +16,7 @@ from mlflow_hpo.tracking.connect import ask, connect
 from mlflow_hpo.tracking.logged import logged_value
 from mlflow_hpo.tracking.recovery import REMEMBERED, read_settings
 from mlflow_hpo.tracking.runs import check_study, found_run
-
-_NOT_REPORTED = ("system/", "best_")  # begin the metrics that we log ourselves
+from mlflow_hpo.tracking.summary import OURS
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +72,7 @@ def read_trial(run_id: str) -> PastTrial:
     space = SearchSpace(keys["space"])
     texts = {name: text for name, text in run.data.params.items() if name in space.names}
     facts = json.loads(_text(parent, "data.json"))
-    curves = {
-        name: _curve(client, run, name) for name in run.data.metrics if not name.startswith(_NOT_REPORTED)
-    }
+    curves = {name: _curve(client, run, name) for name in run.data.metrics if not name.startswith(OURS)}
     return PastTrial(
         trial_id=trial_id,
         run_id=run_id,

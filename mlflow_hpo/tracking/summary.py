@@ -8,6 +8,9 @@ from typing import Any
 SCHEMA = "1"  # version of the layout in MLflow, tag `hpo.schema`
 CHANGED = "hpo.changed"  # tag of the parent run: settings that are other since it was resumed, as JSON
 MODEL = "hpo.model"  # tag of the parent run: whose model is logged, see `whose_model`
+SYSTEM = "system/"  # begins the names of the machine's metrics, as MLflow has them,
+BEST = "best_"  # and of the best values so far
+OURS = (SYSTEM, BEST)  # what no training reports, and we log
 
 
 def whose_model(trial_id: int, epoch: int) -> str:
@@ -17,7 +20,7 @@ def whose_model(trial_id: int, epoch: int) -> str:
 
 def best_metric(metric: str) -> str:
     """Return the name under which the best value so far is logged, on the trial and on the parent run."""
-    return f"best_{metric}"
+    return f"{BEST}{metric}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,12 +29,11 @@ from mlflow.utils.uri import get_uri_scheme
 from mlflow_hpo.errors import StoreAwayError
 from mlflow_hpo.tracking.connect import store_name, without_passwords
 from mlflow_hpo.tracking.outage import is_outage
-from mlflow_hpo.tracking.summary import best_metric
+from mlflow_hpo.tracking.summary import SYSTEM, best_metric
 from mlflow_hpo.tracking.transport import hasten
 
 OTHER = "logged/"  # what begins the name of a value whose own name the study has taken
 NESTED = RunTag("hpo.kind", "nested")  # a run that training code began below that of its trial
-_SYSTEM = "system/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class Within:
     def metric(self, metric: Metric) -> Metric:
         """Return what is to be written of a metric that the training code logs."""
         taken = self.metrics | self.reported | set(map(best_metric, self.metrics))
-        if metric.key not in taken and not metric.key.startswith(_SYSTEM):
+        if metric.key not in taken and not metric.key.startswith(SYSTEM):
             return metric
         return Metric(**{**dict(metric), "key": OTHER + metric.key})
 
