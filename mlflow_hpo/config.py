@@ -273,6 +273,11 @@ class StudyConfig(_Section):
         return self
 
     @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics that the search looks at: the one that it optimises, and those with bounds."""
+        return list(dict.fromkeys([self.metric.name, *(each.metric for each in self.constraints)]))
+
+    @property
     def place(self) -> Any:
         """The launcher with all that it is told of."""
         options = {

@@ -320,8 +320,8 @@ class Study:
                 contextlib.closing(self._launcher),
                 interruptible(self._interrupt),
             ):
-                looked_at = [self.config.metric.name, *(each.metric for each in self.config.constraints)]
-                self._launcher.start(self._train, self._tracker.services(looked_at), folder)
+                services = self._tracker.services(self.config.metrics)
+                self._launcher.start(self._train, services, folder)
                 if self._choice is not None:
                     self._tell(f"auto is {self._choice}")
                 if self._place:

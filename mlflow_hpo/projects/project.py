@@ -42,8 +42,7 @@ class SearchedProject:
         scratch: Path,
     ) -> None:
         keys = config.project or ProjectKeys()
-        others = dict.fromkeys(constraint.metric for constraint in config.constraints)
-        self.metrics: Sequence[str] = [config.metric.name, *others]
+        self.metrics: Sequence[str] = config.metrics
         self.max_resource = config.max_resource
         self.sets_resource = keys.resource_parameter is not None
         self.resumes = keys.checkpoint_parameter is not None
