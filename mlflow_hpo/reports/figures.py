@@ -20,7 +20,7 @@ from mlflow_hpo.tracking.details import StudyDetails
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-COLOURS = {  # as in the report: by fate
+COLOURS = {  # by fate
     "RUNNING": "#0072b2",
     "SCHEDULED": "#999999",
     "FINISHED": "#009e73",

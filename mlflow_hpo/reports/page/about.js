@@ -241,15 +241,7 @@ function failuresSection() {
       el(
         "table",
         {},
-        el(
-          "thead",
-          {},
-          el(
-            "tr",
-            {},
-            ["trials", "reason of the first one"].map((text) => el("th", { scope: "col" }, text)),
-          ),
-        ),
+        headed(["trials", "reason of the first one"]),
         el(
           "tbody",
           {},

@@ -26,6 +26,10 @@ function el(tag, attributes = {}, ...children) {
   return element;
 }
 
+function headed(texts) {
+  return el("thead", {}, el("tr", {}, texts.map((text) => el("th", { scope: "col" }, text))));
+}
+
 function said(text, limit = LONG) {
   // a text of others, whole or with a button that shows the whole
   const whole = plain(text);

@@ -171,15 +171,7 @@ function costSection() {
     el(
       "table",
       {},
-      el(
-        "thead",
-        {},
-        el(
-          "tr",
-          {},
-          ["", "spent", "budget"].map((text) => el("th", { scope: "col" }, text)),
-        ),
-      ),
+      headed(["", "spent", "budget"]),
       el(
         "tbody",
         {},
