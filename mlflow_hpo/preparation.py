@@ -101,6 +101,7 @@ def parent_run(
     facts: Mapping[str, str],
     choice: Choice | None,
     warm_start: WarmStart | None,
+    threads: int | None,
 ) -> dict[str, Any]:
     """Return what the parent run says of a study, as the arguments of `Tracker`."""
     limits = config.budget.model_dump(exclude_none=True)
@@ -135,7 +136,7 @@ def parent_run(
             "search.yaml": as_yaml(config.to_dict()),
             "space.json": json.dumps(config.space.to_dict(), indent=2),
             "data.json": json.dumps(dict(facts), indent=2),
-            **environment(code_of(train)),
+            **environment(code_of(train), threads),
             **({} if warm_start is None else {"warm_start.json": warm_start.to_json()}),
         },
         "data": data_input(facts),

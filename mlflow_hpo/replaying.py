@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from mlflow_hpo.errors import ConfigError, StudyError
 from mlflow_hpo.launchers.base import Ended, Outcome, Reported, Trainable, TrialJob
-from mlflow_hpo.launchers.local import LocalLauncher
+from mlflow_hpo.launchers.local import WorkerPool
 from mlflow_hpo.launchers.nowhere import Nowhere
+from mlflow_hpo.launchers.slots import slots_here
 from mlflow_hpo.scratch import scratch_folder
 from mlflow_hpo.signals import interruptible
 from mlflow_hpo.tracking.rerunning import PastTrial, read_trial
@@ -90,7 +91,7 @@ def replay(
     train = _training(trial)
     untimed = [name for name in trial.curves if not TIME.search(name)]
     chosen = sorted(metrics or untimed, key=lambda name: (name != trial.metric, name))
-    launcher = LocalLauncher(1)
+    launcher = WorkerPool(slots_here(1, None, trial.threads))
     launcher.check(train)
     stop = _Stop(launcher)
     epoch, difference = 0, None
@@ -195,7 +196,7 @@ def _imported(name: str) -> Trainable:
 class _Stop:
     """Interrupts the training at the first signal."""
 
-    def __init__(self, launcher: LocalLauncher) -> None:
+    def __init__(self, launcher: WorkerPool) -> None:
         self._launcher = launcher
         self.asked = False
 

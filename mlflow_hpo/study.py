@@ -294,7 +294,10 @@ class Study:
             raise StudyError("a study runs once: make a new one")
         self._begun = True
         if self._resumption is None:
-            about = parent_run(self._train, self.config, self._facts, self._choice, self._warm_start)
+            about = parent_run(
+                *(self._train, self.config, self._facts, self._choice, self._warm_start),
+                self._launcher.threads,
+            )
             self._tracker = Tracker.begin(**about, source=self._source)
         else:
             recording = self._resumption.recording

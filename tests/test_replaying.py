@@ -1,6 +1,7 @@
 """`mlflow-hpo replay`: a recorded trial is trained again, and compared."""
 
 import json
+import os
 
 import mlflow
 import pytest
@@ -44,6 +45,13 @@ def test_a_trial_matches_and_its_run_stays_as_it_is(store, trial):
     assert store.get_run(trial.info.run_id).to_dictionary() == before
     assert store.list_artifacts(trial.info.run_id, "checkpoints") == files
     assert len(runs()) == 2
+
+
+def test_it_has_as_many_threads_as_it_had(store):
+    workers = 2 * len(os.sched_getaffinity(0))
+    tune(trainings.tells_its_threads, **KEYS, searcher="random", scheduler="full", workers=workers)
+    assert [run.data.metrics["threads"] for run in runs()] == [1, 1]
+    assert "matches: 2 metrics" in replay(runs()[0].info.run_id)
 
 
 def test_the_first_epoch_that_differs_is_named(store, trial):

@@ -275,7 +275,6 @@ def test_a_job_that_takes_too_long_is_killed(store):
             max_failures=2,
             scheduler="full",
             trial_timeout=0.3,
-            metric="none",
         )
     parent = parent_of_failed(store)
     assert {run.info.status for run in children(store, parent.info.run_id).values()} == {"FAILED"}

@@ -25,6 +25,11 @@ def quick(trial):
         trial.report(epoch, loss=curve(trial.params, epoch), seed=trial.seed)
 
 
+def tells_its_threads(trial):
+    for epoch in trial.epochs():
+        trial.report(epoch, loss=curve(trial.params, epoch), threads=int(os.environ["OMP_NUM_THREADS"]))
+
+
 def named(trial):
     """The function of this module that the configuration names."""
     globals()[trial.params.pop("train")](trial)

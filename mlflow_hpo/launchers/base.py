@@ -243,6 +243,12 @@ class Launcher(ABC):
     @abstractmethod
     def __init__(self, workers: int) -> None: ...
 
+    @property
+    def threads(self) -> int | None:
+        """How many threads of the CPU a trial gets; None if nothing sets it."""
+        threads = self.slots[0].env.get("OMP_NUM_THREADS")
+        return None if threads is None else int(threads)
+
     def check(self, trainable: Any) -> None:
         """Raise ConfigError for training code that cannot be run here."""
         if not callable(trainable):

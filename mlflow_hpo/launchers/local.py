@@ -9,13 +9,14 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import cloudpickle
 
@@ -35,10 +36,10 @@ from mlflow_hpo.launchers.base import (
     Warned,
 )
 from mlflow_hpo.launchers.copies import LocalCopies
+from mlflow_hpo.launchers.forks import Forked, start_worker
 from mlflow_hpo.launchers.gpu_gauge import GpuMemory
 from mlflow_hpo.launchers.gpu_sharing import GpuSharing, shared_gpu
 from mlflow_hpo.launchers.output import end_of
-from mlflow_hpo.launchers.processes import own_python
 from mlflow_hpo.launchers.slots import slots_here
 from mlflow_hpo.launchers.uploader import Away, Back, Queued, Settled, Upload, inherited
 from mlflow_hpo.launchers.worker import Inherit, Interrupt, Located, Ready, Reply, Setup, staging_of
@@ -49,6 +50,7 @@ LAST_UPLOADS = 600.0  # seconds that uploads under way get before the workers ar
 LAST_UPLOADS_AWAY = 10.0  # ... and those that wait for a store that is away
 HEIRS = 3  # workers that may die over one upload before it is given up
 BIRTHS = 20  # workers in a row that may be killed while they start before the study gives up
+HEAVY = ("torch", "sklearn")  # imported before workers are forked, if they are here
 LOG_TAIL = 2_000  # characters of a dead worker's output that are worth keeping
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,12 @@ def packed(trainable: Any, services: Services) -> bytes:
     except Exception as error:
         raise ConfigError("train", f"cannot be sent to the workers: {error}") from error
     return payload
+
+
+def modules_of(trainable: Any, services: Services) -> list[str]:
+    """Return modules that workers will need."""
+    own = getattr(trainable, "imports", ())
+    return [type(services).__module__, *own, *(name for name in HEAVY if name in sys.modules)]
 
 
 @dataclass(slots=True)
@@ -79,7 +87,7 @@ class Worker:
     """A worker process and what is known of it."""
 
     slot: Slot  # whose number, device and environment are the worker's
-    process: subprocess.Popen[bytes]
+    process: Forked
     connection: Connection
     log: Path
     ready: bool = False
@@ -95,10 +103,11 @@ class Worker:
 class WorkerPool(Launcher):
     """Runs trials in persistent processes on this machine, one for each slot.
 
-    Each process imports torch and the training code once and keeps its slot's device and threads; one that
-    dies takes its job down as FAILED and is replaced. One is also replaced after `jobs_per_worker` jobs, and
-    after a job that ran out of memory or failed on its GPU. Workers are started from a fresh interpreter, so
-    that a script needs no ``if __name__ == "__main__"`` and CUDA is never forked.
+    Each process loads the training code once and keeps its slot's device and threads; one that dies takes
+    its job down as FAILED and is replaced. One is also replaced after `jobs_per_worker` jobs, and after a job
+    that ran out of memory or failed on its GPU. Workers are forked from a fresh interpreter that has imported
+    libraries and done nothing else (see `forks`), so that they start at once, a script needs no ``if __name__
+    == "__main__"``, and CUDA is never forked.
 
     Checkpoints are stored in the background. What a dead worker had still to store, its replacement stores.
     The newest checkpoint of a trial stays on this machine, too, for the trial's next job.
@@ -126,11 +135,12 @@ class WorkerPool(Launcher):
 
     def start(self, trainable: Any, services: Services, folder: Path) -> None:
         """Start all worker processes; they load torch and the training side by side."""
-        self.start_packed(packed(trainable, services), folder)
+        self.start_packed(packed(trainable, services), folder, modules_of(trainable, services))
 
-    def start_packed(self, payload: bytes, folder: Path) -> None:
+    def start_packed(self, payload: bytes, folder: Path, modules: Sequence[str] = ()) -> None:
         """Start as `start` does, with what `packed` made of the training and the services."""
         self._payload = payload
+        self._modules = modules
         self._folder = folder
         for slot in self._homes:
             self._spawn(slot)
@@ -264,18 +274,9 @@ class WorkerPool(Launcher):
     def _spawn(self, slot: Slot) -> Worker:
         ours, theirs = socket.socketpair()
         log = self._folder / f"worker-{slot.number}.log"
-        code = f"from {self.program} import main; main({theirs.fileno()})"
-        output: IO[bytes]
         with theirs, log.open("wb") as output:
-            process = subprocess.Popen(
-                own_python(code, "-X", "faulthandler"),
-                env={**os.environ, **slot.env},
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is the driver's to handle
-            )
+            environment = {**os.environ, **slot.env}
+            process = start_worker(self.program, self._modules, environment, theirs.fileno(), output)
         worker = Worker(slot, process, Connection(ours.detach()), log)
         self._workers[slot.number] = worker
         self._send(worker, Setup(self._payload, slot.device, str(self._folder), self.checks))
@@ -479,5 +480,4 @@ def _deadly(upload: Upload) -> str:
 
 def _kill(worker: Worker) -> None:
     """Kill a worker and all that its training forked: they may hold the device."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(worker.process.pid, signal.SIGKILL)  # it began a session, so a group, of its own
+    worker.process.kill_group()

@@ -12,9 +12,12 @@ from mlflow_hpo.launchers.mps import by_mps
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def slots_here(workers: int, gpus_per_trial: float | None) -> list[Slot]:
-    """Return the slots of `workers` trials on this machine. Raises what `make_slots` does."""
-    return by_mps(make_slots(workers, visible_gpus(), len(os.sched_getaffinity(0)), gpus_per_trial))
+def slots_here(workers: int, gpus_per_trial: float | None, threads: int | None = None) -> list[Slot]:
+    """Return the slots of `workers` trials on this machine, each with so many threads, or its share of the
+    cores. Raises what `make_slots` does.
+    """
+    cores = len(os.sched_getaffinity(0)) if threads is None else workers * threads
+    return by_mps(make_slots(workers, visible_gpus(), cores, gpus_per_trial))
 
 
 def visible_gpus() -> list[str]:

@@ -20,7 +20,7 @@ _MOST = 1_000_000  # characters of a diff that are worth keeping
 _PATIENCE = 10.0  # seconds that git gets
 
 
-def environment(source: Path | None) -> dict[str, str]:
+def environment(source: Path | None, threads: int | None = None) -> dict[str, str]:
     """Return what a study runs in: path of an artifact -> its content.
 
     ``packages.txt`` names every installed distribution, ``machine.json`` the machine, and ``changes.diff``,
@@ -28,8 +28,11 @@ def environment(source: Path | None) -> dict[str, str]:
 
     Args:
         source: a file or folder of the training code, if it is on this machine.
+        threads: of the CPU that a trial gets, on which depends how its sums are rounded; None if nothing
+            sets it.
     """
-    found = {"packages.txt": packages(), "machine.json": json.dumps(machine(), indent=2)}
+    facts = machine() | ({} if threads is None else {"threads_per_trial": threads})
+    found = {"packages.txt": packages(), "machine.json": json.dumps(facts, indent=2)}
     if source is not None and (diff := changes(source)):
         found["changes.diff"] = diff
     return {f"environment/{name}": text for name, text in found.items()}

@@ -30,6 +30,7 @@ class PastTrial:
         keys: the search.yaml of its study.
         facts: about its data; "data" holds the task's name.
         metric: that was optimised.
+        threads: of the CPU that it had; None if that is not known.
         curves: metric -> epoch -> what it reported.
     """
 
@@ -40,6 +41,7 @@ class PastTrial:
     keys: dict[str, Any]
     facts: dict[str, str]
     metric: str
+    threads: int | None
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
 
     @property
@@ -72,6 +74,7 @@ def read_trial(run_id: str) -> PastTrial:
     space = SearchSpace(keys["space"])
     texts = {name: text for name, text in run.data.params.items() if name in space.names}
     facts = json.loads(_text(parent, "data.json"))
+    machine = json.loads(_text(parent, "environment/machine.json"))
     curves = {name: _curve(client, run, name) for name in run.data.metrics if not name.startswith(OURS)}
     return PastTrial(
         trial_id=trial_id,
@@ -81,6 +84,7 @@ def read_trial(run_id: str) -> PastTrial:
         keys=keys,
         facts=facts,
         metric=keys["metric"]["name"],
+        threads=machine.get("threads_per_trial"),
         curves=curves,
     )
 

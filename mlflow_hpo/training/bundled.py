@@ -52,6 +52,8 @@ class BundledTraining:
     ('val_accuracy', 'max')
     """
 
+    imports = ("mlflow_hpo.training.loop",)  # that processes which train need, and take seconds
+
     def __init__(
         self,
         data: str = "digits",

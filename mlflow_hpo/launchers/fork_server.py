@@ -1,0 +1,149 @@
+"""The fork server: a process that has imported what takes seconds, and forks workers that have it, too.
+
+It never touches a GPU and starts no threads, so a fork of it is as good as a fresh interpreter. It lives in a
+session of its own until the process that started it has ended, and all that it forked.
+
+A request comes through a Unix socket as three descriptors: a socket of this one process, and the pipe and the
+log of the worker. The socket holds a line of JSON, and gets back the process's id in a line, and when it has
+ended its exit code, minus the signal that ended it, in another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+import warnings
+from dataclasses import asdict, dataclass
+from typing import NoReturn
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One worker.
+
+    Attributes:
+        program: the module whose `main` it runs, with the descriptor of its pipe.
+        modules: what is imported before it is forked, where that works.
+        path: where it finds modules.
+        folder: its working directory.
+        environment: all of it.
+    """
+
+    program: str
+    modules: list[str]
+    path: list[str]
+    folder: str
+    environment: dict[str, str]
+
+    def to_line(self) -> bytes:
+        """Return it as a line of JSON."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+def main(descriptor: int) -> None:
+    """Serve until the other end of the socket is closed, and all that was forked has ended."""
+    requests: socket.socket | None = socket.socket(fileno=descriptor)
+    wakes, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.set_wakeup_fd(waker)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
+    children: dict[int, socket.socket] = {}  # process id -> who hears of its end
+    while requests is not None or children:
+        awaited: list[int | socket.socket] = [wakes] if requests is None else [wakes, requests]
+        ready, _, _ = select.select(awaited, [], [])
+        if wakes in ready:
+            os.read(wakes, 4096)
+            _bury(children)
+        if requests is not None and requests in ready:
+            _, descriptors, _, _ = socket.recv_fds(requests, 1, 3)
+            if not descriptors:
+                requests.close()
+                requests = None
+                continue
+            told, pipe, log = socket.socket(fileno=descriptors[0]), *descriptors[1:]
+            request = Request(**json.loads(told.makefile().readline()))
+            _prepare(request)
+            parent = os.getpid()
+            if (pid := os.fork()) == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for unneeded in (requests, told, *children.values()):
+                    unneeded.close()
+                os.close(wakes)
+                os.close(waker)
+                _work(request, parent, pipe, log)
+            with contextlib.suppress(OSError):  # both do it: whoever hears of the process may kill its group
+                os.setpgid(pid, pid)
+            children[pid] = told
+            _tell(told, pid)
+            os.close(pipe)
+            os.close(log)
+
+
+def _prepare(request: Request) -> None:
+    sys.path[:] = request.path
+    for name in (request.program, *request.modules):
+        if name not in sys.modules:
+            with contextlib.suppress(Exception):  # the worker fails itself, and says why in its log
+                importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # collections in workers need not touch, and so copy, what is shared
+
+
+def _bury(children: dict[int, socket.socket]) -> None:
+    with contextlib.suppress(ChildProcessError):  # none is left
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            pid, status = ended
+            if (told := children.pop(pid, None)) is not None:
+                _tell(told, os.waitstatus_to_exitcode(status))
+                told.close()
+
+
+def _tell(told: socket.socket, number: int) -> None:
+    with contextlib.suppress(OSError):  # nobody wants to know any more
+        told.sendall(b"%d\n" % number)
+
+
+def _work(request: Request, parent: int, pipe: int, log: int) -> NoReturn:
+    """Be the worker."""
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # nobody would tell of its end
+        if os.getppid() != parent:
+            os._exit(1)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        os.environ.clear()
+        os.environ.update(request.environment)
+        with contextlib.suppress(OSError):  # it is gone
+            os.chdir(request.folder)
+        if (numpy := sys.modules.get("numpy")) is not None:
+            numpy.random.seed()  # or all draw the same
+        importlib.import_module(request.program).main(pipe)
+        code = 0
+    except SystemExit as end:
+        if isinstance(end.code, int) or end.code is None:
+            code = end.code or 0
+        else:
+            print(end.code, file=sys.stderr)
+    except BaseException:  # noqa: BLE001  as an interpreter does it
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
