@@ -157,6 +157,8 @@ def _trial(reading: Reading, run: Run, written: Mapping[str, Curve]) -> Recorded
         trial.reports = Reports(epochs, _spread(run, len(epochs)), {names[0]: values})
     elif run.data.metrics:
         trial.reports = _reports({name: reading.history(run, name) for name in names}, names)
+        if reading.scripts and trial.reached != int(tags.get("hpo.epochs", "0")):
+            _look_closely(reading, run, trial)  # its script has ended it after its driver was killed
     return trial
 
 
