@@ -13,6 +13,7 @@ import pytest
 from launching import Run, starting
 from mlflow.tracking import MlflowClient
 
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as workers have it: what is trained here is the same there
 pytest.register_assert_rewrite("mlflow_hpo.testing")
 
 

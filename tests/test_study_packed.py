@@ -16,7 +16,9 @@ CLOCKED = ("epoch_seconds", "samples_per_second")
 
 
 @pytest.fixture
-def search(store):
+def search(store, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})  # one thread: sums of several round otherwise
+
     def run(**keys):
         study = Study(
             BundledTraining("wine", max_epochs=9),

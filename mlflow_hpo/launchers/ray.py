@@ -31,6 +31,7 @@ from mlflow_hpo.launchers.base import (
 from mlflow_hpo.launchers.local import BIRTHS, LAST_UPLOADS, packed
 from mlflow_hpo.launchers.ray_cluster import Cluster, actor_options, environment, parse_resources, the_ray
 from mlflow_hpo.launchers.ray_host import News, Orders, TrialHost
+from mlflow_hpo.launchers.slots import on_cores
 
 IDLE = 60.0  # seconds for which a slot without a job keeps its place in the cluster
 FORCE = 10.0  # seconds that a host gets to kill its worker, before it is killed itself
@@ -104,8 +105,7 @@ class RayLauncher(Launcher):
         self._environment = environment(_names(env))
         self._cluster = Cluster(address, _runtime_env(runtime_env))
         gpus = self._resources.get("GPU", 0.0)
-        threads = str(max(1, int(self._resources["CPU"])))
-        variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
+        variables = on_cores(max(1, int(self._resources["CPU"])))
         self.slots = [
             Slot(number, "cuda:0" if gpus else "cpu", gpus, dict(variables)) for number in range(workers)
         ]

@@ -10,6 +10,7 @@ from mlflow_hpo.launchers.base import Slot
 from mlflow_hpo.launchers.mps import by_mps
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_ROUNDING = "MKL_CBWR"
 
 
 def slots_here(workers: int, gpus_per_trial: float | None, threads: int | None = None) -> list[Slot]:
@@ -18,6 +19,21 @@ def slots_here(workers: int, gpus_per_trial: float | None, threads: int | None =
     """
     cores = len(os.sched_getaffinity(0)) if threads is None else workers * threads
     return by_mps(make_slots(workers, visible_gpus(), cores, gpus_per_trial))
+
+
+def on_cores(threads: int) -> dict[str, str]:
+    """Return variables by which libraries use so many threads of the CPU.
+
+    MKL, with which torch multiplies matrices on it, is told to round the same with any number of threads and
+    wherever data lie in memory, unless the user has said otherwise.
+
+    >>> on_cores(2)["OMP_NUM_THREADS"]
+    '2'
+    """
+    return {
+        **dict.fromkeys(_THREADS, str(threads)),
+        _ROUNDING: os.environ.get(_ROUNDING, "AUTO,STRICT"),
+    }
 
 
 def visible_gpus() -> list[str]:
@@ -72,7 +88,7 @@ def make_slots(workers: int, gpus: list[str], cores: int, gpus_per_trial: float 
     else:
         _check(workers, len(gpus), gpus_per_trial)
         shares = [_granted(number, gpus, gpus_per_trial) for number in range(workers)]
-    threads = dict.fromkeys(_THREADS, str(max(1, cores // workers)))
+    threads = on_cores(max(1, cores // workers))
     return [
         Slot(number, "cuda:0" if share else "cpu", share, {**threads, **visible})
         for number, (share, visible) in enumerate(shares)

@@ -15,7 +15,7 @@ from torch import nn
 from mlflow_hpo.training.models import build_model
 from mlflow_hpo.training.preprocessing import Floats, preprocessor_from_json
 
-FORMAT = 1  # a reader refuses what it does not know
+FORMAT = 2  # a reader refuses what it does not know
 CHUNK = 1 << 18  # numbers put through a model at once: a CNN makes `width` times as many of them
 
 _SERVED = ("format", "architecture", "classes", "target_mean", "target_scale", "preprocessor", "model")

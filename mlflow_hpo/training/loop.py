@@ -32,7 +32,7 @@ def to_device(data: Dataset, device: str) -> DeviceData:
     """Copy `data` to `device`."""
     arrays = (data.X_train, data.y_train, data.X_val, data.y_val)
     # copied on the CPU, too: how products are rounded may depend on how their rows are aligned
-    return DeviceData(*(torch.tensor(array, device=device) for array in arrays))
+    return DeviceData(*(torch.from_numpy(array).to(device, copy=True) for array in arrays))
 
 
 class BundledPacks:

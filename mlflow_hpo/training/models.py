@@ -25,17 +25,26 @@ def build_model(
     >>> model(torch.zeros(5, 3, 28, 28)).shape
     torch.Size([5, 10])
     """
-    if len(input_shape) == 3:
-        return _cnn(input_shape, outputs, layers, width, dropout, normalisation)
-    return _mlp(input_shape[0], outputs, layers, width, dropout, normalisation)
+    make = _cnn if len(input_shape) == 3 else _mlp
+    return make(input_shape, outputs, layers, width, dropout, normalisation)
+
+
+def _has_bias(normalisation: str) -> bool:
+    """Whether a layer before this normalisation has a bias.
+
+    Batch normalisation takes its mean away again: its gradient is nothing but errors of rounding, of which
+    Adam makes steps all the same, which the running mean follows, so that validation would depend on them.
+    """
+    return normalisation != "batch"
 
 
 def _mlp(
-    features: int, outputs: int, layers: int, width: int, dropout: float, normalisation: str
+    shape: Sequence[int], outputs: int, layers: int, width: int, dropout: float, normalisation: str
 ) -> nn.Module:
+    (features,) = shape
     parts: list[nn.Module] = []
     for layer in range(layers):
-        parts.append(nn.Linear(width if layer else features, width))
+        parts.append(nn.Linear(width if layer else features, width, bias=_has_bias(normalisation)))
         if normalisation == "batch":
             parts.append(nn.BatchNorm1d(width))
         elif normalisation == "layer":
@@ -52,7 +61,8 @@ def _cnn(
     channels, height, width_px = shape
     parts: list[nn.Module] = []
     for layer in range(layers):
-        parts.append(nn.Conv2d(width if layer else channels, width, kernel_size=3, padding=1))
+        inputs = width if layer else channels
+        parts.append(nn.Conv2d(inputs, width, kernel_size=3, padding=1, bias=_has_bias(normalisation)))
         if normalisation == "batch":
             parts.append(nn.BatchNorm2d(width))
         elif normalisation == "layer":

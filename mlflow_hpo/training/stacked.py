@@ -1,8 +1,8 @@
 """Layers over the stacked weights of several trials: one product does for all of them.
 
 What is computed of one trial must not depend, in any bit, on how many others are there: products are batched
-(`torch.bmm`), never grouped convolutions, whose kernels are chosen by size, and no sum runs over trials. With
-one thread that holds of every operation here on the CPU; tests check it.
+(`torch.bmm`), never grouped convolutions, whose kernels are chosen by size, and no sum runs over trials. On
+the CPU that holds of every operation here where MKL is told so (`MKL_CBWR`), as workers are; tests check it.
 
 Activations have the shape (trials, channels, ..., rows): so the rows of each pixel lie side by side, which is
 what products want, and what makes shifting and pooling of maps work on long pieces of memory.
@@ -71,14 +71,19 @@ class _Own:
 
 
 def _linear(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
-    return torch.baddbmm(own.weight("bias").unsqueeze(2), own.weight("weight"), x)
+    return _products(layer, own, own.weight("weight"), x)
+
+
+def _products(layer: Any, own: _Own, weight: Tensor, x: Tensor) -> Tensor:
+    if layer.bias is None:
+        return torch.bmm(weight, x)
+    return torch.baddbmm(own.weight("bias").unsqueeze(2), weight, x)
 
 
 def _convolution(layer: Any, own: _Own, x: Tensor, training: bool) -> Tensor:
     trials, _, *size = x.shape
-    weight = own.weight("weight").flatten(2)
     patches: Tensor = _Patches.apply(x)  # type: ignore[no-untyped-call]
-    maps = torch.baddbmm(own.weight("bias").unsqueeze(2), weight, patches)
+    maps = _products(layer, own, own.weight("weight").flatten(2), patches)
     return maps.view(trials, layer.out_channels, *size)
 
 

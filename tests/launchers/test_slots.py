@@ -17,6 +17,13 @@ def test_threads_and_gpus_are_divided():
     assert (slot.device, slot.gpus, slot.env["OMP_NUM_THREADS"]) == ("cpu", 0.0, "8")
 
 
+def test_products_round_alike_unless_the_user_wants_them_otherwise(monkeypatch):
+    monkeypatch.delenv("MKL_CBWR", raising=False)
+    assert make_slots(1, [], 8)[0].env["MKL_CBWR"] == "AUTO,STRICT"
+    monkeypatch.setenv("MKL_CBWR", "AVX2")
+    assert make_slots(1, [], 8)[0].env["MKL_CBWR"] == "AVX2"
+
+
 @pytest.mark.parametrize(
     ("each", "workers", "seen"),
     [

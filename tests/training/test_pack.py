@@ -169,6 +169,20 @@ def test_one_that_diverges_touches_no_other() -> None:
     assert not done[2].failure
 
 
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this torch multiplies without MKL")
+def test_products_are_the_same_with_any_number_of_threads() -> None:
+    packs, threads = packs_of("digits", torch.float32), torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            (trained,) = packs.epoch([packs.begin({"dropout": 0.1}, 7, None)])
+            found.append((trained.metrics["train_loss"], trained.member.weights.tolist()))
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] == found[1] == found[2]
+
+
 def test_an_epoch_that_broke_off_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     packs = packs_of("wine", torch.float32)
     members = [packs.begin({"dropout": 0.3}, seed, None) for seed in range(3)]
