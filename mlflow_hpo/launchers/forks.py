@@ -1,6 +1,7 @@
 """Forks: worker processes that start at once, as they are forked from one that has imported everything.
 
-This process has one fork server, started with its first worker; later studies of it use the same one.
+This process has a fork server, started with its first worker; later studies of it use the same one, unless
+their workers have other variables that count when libraries are loaded.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ LOADED = (
     "TORCH",
     "PYTORCH_",
 )
+SERVERS = 3  # at most, for different variables
 LAST_WORDS = 5.0  # seconds that the server gets to end
 
 
@@ -152,7 +154,8 @@ class ForkServer:
 
 
 _lock = threading.Lock()
-_servers: list[ForkServer] = []  # the last one is in use, those before are about to end
+_servers: list[ForkServer] = []  # those that take requests, the last used one last,
+_leaving: list[ForkServer] = []  # and those that end as soon as their workers have
 
 
 def start_worker(
@@ -173,12 +176,18 @@ def start_worker(
 
 
 def _server(environment: Mapping[str, str], output: IO[bytes]) -> ForkServer:
-    if _servers and (_servers[-1].process.poll() is not None or _servers[-1].loaded != _loaded(environment)):
-        _servers[-1].close()
-    _servers[:] = [each for each in _servers if each.process.poll() is None]
-    if not _servers or _servers[-1].loaded != _loaded(environment):
-        _servers.append(ForkServer(environment, output))
-    return _servers[-1]
+    loaded = _loaded(environment)
+    dead = [each for each in _servers if each.process.poll() is not None]
+    alive = [each for each in _servers if each not in dead]
+    fitting = [each for each in alive if each.loaded == loaded]
+    server = fitting[0] if fitting else ForkServer(environment, output)
+    others = [each for each in alive if each is not server]
+    too_many = others[: max(0, len(others) + 1 - SERVERS)]
+    for each in [*dead, *too_many]:
+        each.close()
+    _servers[:] = [*(each for each in others if each not in too_many), server]
+    _leaving[:] = [each for each in [*_leaving, *too_many] if each.process.poll() is None]
+    return server
 
 
 def _loaded(environment: Mapping[str, str]) -> dict[str, str]:
@@ -190,18 +199,21 @@ def close_servers() -> None:
     """End the servers of this process; those whose workers still run end after them."""
     for server in _servers:
         server.close()
-    for server in _servers:
+    _leaving.extend(_servers)
+    _servers.clear()
+    for server in _leaving:
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.process.wait(LAST_WORDS)
-    _servers[:] = [each for each in _servers if each.process.poll() is None]
+    _leaving[:] = [each for each in _leaving if each.process.poll() is None]
 
 
 def _forget_servers() -> None:
     """In a process that was forked from this one: they are not its."""
-    for server in _servers:
+    for server in [*_servers, *_leaving]:
         server.process.returncode = 0  # or its end would be looked for
         server.close()
     _servers.clear()
+    _leaving.clear()
 
 
 os.register_at_fork(after_in_child=_forget_servers)

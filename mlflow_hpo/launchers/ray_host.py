@@ -92,9 +92,14 @@ class HostedPool(WorkerPool):
 
 
 class TrialHost:
-    """The actor. Its methods are called from threads of Ray; a thread of its own owns the pool."""
+    """The actor. Its methods are called from threads of Ray; a thread of its own owns the pool.
+
+    It ends itself when Ray's manager of the node has died, which had started it: nobody hears of it any more,
+    and its trial begins elsewhere.
+    """
 
     def __init__(self) -> None:
+        self._manager = os.getppid()
         self._calls: queue.SimpleQueue[tuple[str, tuple[Any, ...], dict[str, Any]]] = queue.SimpleQueue()
         self._early: dict[int, tuple[str, tuple[Any, ...], dict[str, Any]]] = {}
         self._next = 0
@@ -153,14 +158,20 @@ class TrialHost:
                 pool.start_packed(payload, folder)
                 pool.checks = False  # a store that is away later is waited for
                 self._go_round(pool, Echo(folder / f"worker-{slot.number}.log"))
+            if self._is_lost:
+                os._exit(1)  # a method that waits for news would keep it alive
         except Exception as error:  # noqa: BLE001 - the driver must hear of it, whatever it is
             line = " ".join(str(error).split()) or type(error).__name__
             self._news.put(News(problem=f"{line:.500}"))
 
+    @property
+    def _is_lost(self) -> bool:
+        return os.getppid() != self._manager
+
     def _go_round(self, pool: HostedPool, echo: Echo) -> None:
         """Pass on what the driver and the worker tell, until the end."""
         told = News()
-        while not self._over:
+        while not (self._over or self._is_lost):
             # a process that the training forked may hold the pipe of a dead worker open, hence the limit
             rung = self._bell in wait([*pool.connections, self._bell], TICK)
             echo.print_news()
