@@ -62,8 +62,8 @@ class DockerEnvironment:
         """Have the image on this machine.
 
         Raises:
-            ConfigError: there is no engine, it cannot get the image, or a variable that MLproject wants copied
-                is not set.
+            ConfigError: there is no engine, it cannot get the image, or a variable that MLproject wants to be
+                copied is not set.
         """
         self._copied, self._set = _variables(self._spec.docker_env.get("environment") or [])
         # its values may be secret, and a command line can be read by anybody
@@ -117,7 +117,7 @@ def _target(volume: str) -> str:
 
 
 def _options(arguments: Mapping[str, Any]) -> list[str]:
-    """Return options of `docker run` as MLflow makes them of what its users give: value, or True for a flag."""
+    """Return options of `docker run`, made as MLflow does: of a value, or True for a flag."""
     options = []
     for name, value in arguments.items():
         options.append(f"-{name}" if len(name) == 1 else f"--{name}")

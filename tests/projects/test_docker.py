@@ -1,12 +1,13 @@
 """Projects with a docker_env: each trial runs in a container, which ends with it.
 
-CI has no Docker engine, so most of this runs against a stand-in for docker; the search from end to end runs on
-a real engine as well, where there is one.
+CI has no Docker engine, so most of this runs against a stand-in for docker; the search from end to end runs
+on a real engine as well, where there is one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -17,7 +18,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import docker_stand_in
 import psutil
 import pytest
 from mlflow.exceptions import ExecutionException
@@ -30,6 +30,7 @@ from mlflow_hpo.launchers.processes import Command, Guard
 from mlflow_hpo.plugin import HpoBackend
 from mlflow_hpo.projects.docker import DockerEnvironment
 
+PROGRAM = Path(__file__).with_name("docker_stand_in.py")
 REAL_IMAGE = "ghcr.io/mlflow/mlflow:v3.17.2"
 KEYS: dict[str, Any] = {
     "metric": {"name": "score", "mode": "max"},
@@ -75,7 +76,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]
         (state / name).mkdir(parents=True)
     (state / "calls").touch()
     program = state / "bin" / "docker"
-    program.write_text(f"#!{sys.executable} -IS\n{Path(docker_stand_in.__file__).read_text()}")
+    program.write_text(f"#!{sys.executable} -IS\n{PROGRAM.read_text()}")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("DOCKER_STAND_IN", str(state))
@@ -124,7 +125,7 @@ def ran(engine: StandIn, line: CommandLine) -> list[str]:
 
 def values(call: list[str], option: str) -> list[str]:
     """Return the values of an option in a call."""
-    return [value for name, value in zip(call, call[1:], strict=False) if name == option]
+    return [value for name, value in itertools.pairwise(call) if name == option]
 
 
 @pytest.fixture(params=["stand-in", "real"])
@@ -302,8 +303,8 @@ def run(project: Path, **options: Any) -> None:
             {"image": "unknown:1"},
             {},
             "docker_env.image: 'unknown:1' is not on this machine and cannot be pulled (a private registry "
-            "wants `docker login` first): docker pull says: Error response from daemon: pull access denied for "
-            "unknown:1",
+            "wants `docker login` first): docker pull says: Error response from daemon: pull access denied "
+            "for unknown:1",
         ),
         (
             {"image": "unknown"},
