@@ -161,7 +161,9 @@ def test_a_search_runs_in_containers(
     assert len(engine.calls("build")) == 1
     assert engine.running() == []
     runs = engine.calls("run")
-    assert len({values(call, "--name")[0] for call in runs}) == 2
+    names = {values(call, "--name")[0] for call in runs}
+    assert len(names) == 2
+    assert {call[-1] for call in engine.calls("rm")} == names, "whatever became of their clients"
     for call in runs:
         assert facts["image.id"] in call
         assert "of this machine" not in str(call), "values may be secret, and anybody can read a command line"
@@ -296,6 +298,7 @@ def run(project: Path, **options: Any) -> None:
     HpoBackend().run(str(project), "main", {}, None, config, "", "0")
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # MLflow's, of what it packs
 @pytest.mark.parametrize(
     ("docker_env", "options", "message"),
     [
