@@ -45,6 +45,9 @@ def image_of(spec: _project_spec.Project, folder: Path, *, build: bool) -> Image
     """
     try:
         mlflow_docker.validate_docker_env(spec)
+    except MlflowException as error:
+        raise ConfigError("docker_env", str(error)) from error
+    try:
         mlflow_docker.validate_docker_installation()
     except MlflowException as error:
         raise ConfigError("docker_env", f"needs a Docker engine that answers: {_end(str(error))}") from error

@@ -344,6 +344,14 @@ def test_what_is_wrong_is_told_before_anything_runs(
     assert engine.calls("run") == []
 
 
+def test_a_project_without_a_name_is_told(engine: StandIn, store: MlflowClient, tmp_path: Path) -> None:
+    project = write_project(tmp_path / "project")
+    spec = project / "MLproject"
+    spec.write_text(spec.read_text().replace("name: x\n", ""))
+    with pytest.raises(ExecutionException, match=r"^docker_env: Project name in MLProject must be specified"):
+        run(project)
+
+
 def test_an_engine_that_does_not_answer_is_told(
     engine: StandIn, store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
