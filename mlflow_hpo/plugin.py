@@ -107,6 +107,7 @@ def _search(
     """Search a project; return the id of the parent run."""
     from rich.console import Console
 
+    from mlflow_hpo.projects.environment import environment_of
     from mlflow_hpo.projects.fetching import fetched
     from mlflow_hpo.projects.project import SearchedProject
     from mlflow_hpo.reports.live import LiveView, PlainView
@@ -123,9 +124,8 @@ def _search(
     console = Console()
     view = LiveView(console) if console.is_terminal else PlainView(console)
     with fetched(uri, version, entry_point) as project:
-        training = SearchedProject(
-            project, config, params, env_manager=backend_config.get(PROJECT_ENV_MANAGER), scratch=scratch
-        )
+        environment = environment_of(project, backend_config, scratch)
+        training = SearchedProject(project, config, params, environment=environment, scratch=scratch)
         study = Study(
             training,
             listener=view,

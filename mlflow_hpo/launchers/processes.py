@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
+from mlflow_hpo.command_line import CommandLine
 from mlflow_hpo.launchers import guard
 
 TICK = 0.05  # seconds between two looks whether a process has ended
+
+logger = logging.getLogger(__name__)
 
 
 def own_python(code: str, *options: str) -> list[str]:
@@ -37,9 +42,9 @@ class Guard:
             bufsize=1,
         )
 
-    def watch(self, group: int) -> None:
-        """A group begins."""
-        self._write(f"+{group}\n")
+    def watch(self, group: int, ending: Sequence[str]) -> None:
+        """A group begins; `ending` is that of its `CommandLine`."""
+        self._write(f"+{group} {json.dumps(list(ending))}\n")
 
     def forget(self, group: int) -> None:
         """A group is over."""
@@ -62,9 +67,8 @@ class Command:
     """A running command; its output, that of all it starts included, goes to a file.
 
     Args:
-        arguments: the command line.
+        line: the command line.
         folder: where it runs.
-        env: its environment.
         output: the file.
         guard: ends it should this process die.
 
@@ -72,22 +76,21 @@ class Command:
         OSError: it cannot be started.
     """
 
-    def __init__(
-        self, arguments: Sequence[str], *, folder: Path, env: Mapping[str, str], output: Path, guard: Guard
-    ) -> None:
+    def __init__(self, line: CommandLine, *, folder: Path, output: Path, guard: Guard) -> None:
         with output.open("wb") as file:
             self._process = subprocess.Popen(
-                list(arguments),
+                list(line.arguments),
                 cwd=folder,
-                env=dict(env),
+                env=dict(line.env),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is the driver's to handle
             )
+        self._line = line
         self._guard = guard
         self._ended = False
-        guard.watch(self._process.pid)
+        guard.watch(self._process.pid, line.ending)
 
     @property
     def code(self) -> int | None:
@@ -110,8 +113,28 @@ class Command:
         others = [*others, *self._strays()]
         self._send(signal.SIGKILL, others)
         self._process.wait()
+        self._end_elsewhere()
         self._ended = True
         self._guard.forget(self._process.pid)
+
+    def _end_elsewhere(self) -> None:
+        """End what signals do not reach; after the processes, which might begin it anew."""
+        if not self._line.ending:
+            return
+        try:
+            subprocess.run(
+                list(self._line.ending),
+                env=dict(self._line.env),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=guard.ENDING,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            told = getattr(error, "stderr", None) or error
+            logger.warning("%s failed: %.300s", " ".join(self._line.ending), " ".join(str(told).split()))
 
     def _lives(self) -> bool:
         self._process.poll()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from mlflow_hpo.command_line import CommandLine
 from mlflow_hpo.trial import Described
 
 
@@ -36,8 +37,15 @@ class Project(Described, Protocol):
     copies: bool
 
     def command(
-        self, params: Mapping[str, object], stop: int, *, seed: int, checkpoint: Path, downloads: Path
-    ) -> list[str]:
+        self,
+        params: Mapping[str, object],
+        stop: int,
+        *,
+        seed: int,
+        checkpoint: Path,
+        downloads: Path,
+        env: Mapping[str, str],
+    ) -> CommandLine:
         """Return the command line that trains a configuration to the epoch `stop`.
 
         Args:
@@ -46,4 +54,6 @@ class Project(Described, Protocol):
             seed: of the trial, if the script takes one.
             checkpoint: where the script keeps its checkpoint, if it takes one.
             downloads: an empty folder for what the parameters name and is not on this machine.
+            env: what the script is to find in its environment: its run, its share of the machine, and what
+                the driver has there.
         """

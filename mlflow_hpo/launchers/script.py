@@ -172,15 +172,15 @@ class Script:
         job, project = self.job, self._project
         downloads = self._folder / DOWNLOADS
         downloads.mkdir()
-        self._command = Command(
-            project.command(
-                job.params, job.stop, seed=job.seed, checkpoint=self._checkpoint, downloads=downloads
-            ),
-            folder=self._home,
+        line = project.command(
+            job.params,
+            job.stop,
+            seed=job.seed,
+            checkpoint=self._checkpoint,
+            downloads=downloads,
             env=self._services.environment(job.run_id, {**UNBUFFERED, **os.environ, **self.slot.env}),
-            output=self._log,
-            guard=self._guard,
         )
+        self._command = Command(line, folder=self._home, output=self._log, guard=self._guard)
         while True:
             code = self._command.code  # before what it has logged is read: then nothing is missed
             logged, pause = self._look(over=code is not None)

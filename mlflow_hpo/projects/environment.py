@@ -1,14 +1,84 @@
-"""The environment of a project: made once, by MLflow, before the first trial."""
+"""The environment of a project: made once, before the first trial."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from mlflow.projects import _project_spec, env_type
+from mlflow.projects.utils import PROJECT_ENV_MANAGER
 
+from mlflow_hpo.command_line import CommandLine
 from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.projects.docker import DockerEnvironment
+from mlflow_hpo.projects.fetching import FetchedProject
 
 MANAGERS = ("local", "virtualenv", "uv", "conda")
+
+
+class Environment(Protocol):
+    """Where the commands of a project run."""
+
+    def prepare(self) -> None:
+        """Make it, if it is not there yet. Raises ConfigError where that is not possible."""
+
+    def line(self, command: str, env: Mapping[str, str], folders: Sequence[Path]) -> CommandLine:
+        """Return the command line that runs a command in it.
+
+        Args:
+            command: as a shell takes it.
+            env: what the command is to find in its environment, and all that is in the driver's.
+            folders: of this machine, that the command reads and writes.
+        """
+
+    def describe(self) -> Mapping[str, str]:
+        """Return facts about it for the records of a study, once it is prepared."""
+
+
+def environment_of(project: FetchedProject, options: Mapping[str, Any], scratch: Path) -> Environment:
+    """Return the environment that a project asks for.
+
+    Args:
+        project: the project.
+        options: of `mlflow run`, as a backend gets them.
+        scratch: a folder of this search that nobody else can read.
+
+    Raises:
+        ConfigError: such an environment does not take these options.
+    """
+    if project.spec.docker_env:
+        return DockerEnvironment(project.spec, project.folder, options, scratch)
+    return ActivatedEnvironment(project.spec, project.folder, options.get(PROJECT_ENV_MANAGER))
+
+
+class ActivatedEnvironment:
+    """An environment of this machine, that a shell enters.
+
+    Args:
+        spec: the project.
+        folder: where it lies.
+        manager: one of `MANAGERS`; None for what MLflow takes for such a project.
+    """
+
+    def __init__(self, spec: _project_spec.Project, folder: Path, manager: str | None) -> None:
+        self._spec = spec
+        self._folder = folder
+        self._manager = manager
+        self._activation: list[str] = []
+
+    def prepare(self) -> None:
+        """Have MLflow make it; raises what `activation` does."""
+        self._activation = activation(self._spec, self._folder, self._manager)
+
+    def line(self, command: str, env: Mapping[str, str], folders: Sequence[Path]) -> CommandLine:
+        """Return the command line of a shell that enters it and runs a command."""
+        del folders  # all of this machine are there
+        return CommandLine(["bash", "-c", " && ".join([*self._activation, command])], env)
+
+    def describe(self) -> dict[str, str]:
+        """Return nothing: what is installed here is recorded anyway."""
+        return {}
 
 
 def activation(spec: _project_spec.Project, folder: Path, manager: str | None) -> list[str]:

@@ -137,13 +137,8 @@ def _read(uri: str, folder: Path, entry_point: str) -> FetchedProject:
         found = spec.get_entry_point(entry_point)
     except MlflowException as error:
         raise ConfigError("entry point", f"of {uri}: {' '.join(str(error).split()):.400}") from None
-    if spec.docker_env or found is None:
-        kind = "docker_env" if spec.docker_env else "databricks_spark_job"
-        raise ConfigError(
-            "uri",
-            f"{uri} has a {kind}; only projects that run in this machine's environments are searched: run "
-            "the search where the project would run, with --env-manager local, on a copy without that key",
-        )
+    if found is None:
+        raise ConfigError("uri", f"{uri} has a databricks_spark_job, which only Databricks runs")
     if not found.command:
         raise ConfigError("entry point", f"{entry_point!r} of {uri} has no command")
     return FetchedProject(uri, folder, spec, found)

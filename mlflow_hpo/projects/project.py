@@ -8,9 +8,10 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
+from mlflow_hpo.command_line import CommandLine
 from mlflow_hpo.config import ProjectKeys, StudyConfig
 from mlflow_hpo.errors import ConfigError
-from mlflow_hpo.projects.environment import activation
+from mlflow_hpo.projects.environment import Environment
 from mlflow_hpo.projects.fetching import FetchedProject
 from mlflow_hpo.projects.parameters import check_parameters
 from mlflow_hpo.space import SearchSpace
@@ -28,7 +29,7 @@ class SearchedProject:
         fetched: the project.
         config: of the study.
         fixed: parameters that are the same for all trials.
-        env_manager: as `mlflow run` takes it; None for MLflow's own choice.
+        environment: where it runs.
         scratch: a folder for what fixed parameters of type path name and is not on this machine.
     """
 
@@ -38,7 +39,7 @@ class SearchedProject:
         config: StudyConfig,
         fixed: Mapping[str, str],
         *,
-        env_manager: str | None,
+        environment: Environment,
         scratch: Path,
     ) -> None:
         keys = config.project or ProjectKeys()
@@ -56,9 +57,8 @@ class SearchedProject:
         self._space = config.space
         self._given = fixed
         self._fixed = dict(fixed)
-        self._manager = env_manager
+        self._environment = environment
         self._scratch = scratch
-        self._activation: list[str] = []
 
     def check_params(self, space: SearchSpace) -> None:
         """Raise ConfigError for what the entry point does not take."""
@@ -78,10 +78,10 @@ class SearchedProject:
             ConfigError: that is not possible.
         """
         self._localise()
-        self._activation = activation(self._fetched.spec, self.folder, self._manager)
+        self._environment.prepare()
 
     def describe(self) -> dict[str, str]:
-        """Return what is searched: the project, its entry point, and what is fixed."""
+        """Return what is searched: the project, its entry point, what is fixed, and where it runs."""
         entry_point = self._fetched.entry_point.name
         fixed = ", ".join(f"{name}={_shown(name, value)}" for name, value in sorted(self._given.items()))
         name = self._fetched.name + (f":{entry_point}" if entry_point != "main" else "")
@@ -89,11 +89,19 @@ class SearchedProject:
             "data": without_passwords(f"{name} ({fixed})" if fixed else name)[:TASK_LENGTH],
             "project": self._fetched.uri,
             "entry_point": entry_point,
+            **self._environment.describe(),
         }
 
     def command(
-        self, params: Mapping[str, object], stop: int, *, seed: int, checkpoint: Path, downloads: Path
-    ) -> list[str]:
+        self,
+        params: Mapping[str, object],
+        stop: int,
+        *,
+        seed: int,
+        checkpoint: Path,
+        downloads: Path,
+        env: Mapping[str, str],
+    ) -> CommandLine:
         """Return the command line that trains a configuration to the epoch `stop`.
 
         Every value is quoted, as MLflow does it. Raises ConfigError where MLflow does not take one.
@@ -110,7 +118,7 @@ class SearchedProject:
         except (MlflowException, KeyError, OSError) as error:
             line = without_passwords(" ".join(str(error).split()))
             raise ConfigError("entry point", f"{line:.400}") from error
-        return ["bash", "-c", " && ".join([*self._activation, command])]
+        return self._environment.line(command, env, (checkpoint.parent, downloads, self._scratch))
 
     @property
     def _seed_parameter(self) -> str | None:

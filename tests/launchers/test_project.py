@@ -18,6 +18,7 @@ import psutil
 import pytest
 from processes import wait_for
 
+from mlflow_hpo.command_line import CommandLine
 from mlflow_hpo.errors import ConfigError, StoreAwayError
 from mlflow_hpo.launchers.base import (
     Cause,
@@ -86,10 +87,18 @@ class Project:
         self._code = LOG + textwrap.dedent(code)
 
     def command(
-        self, params: Mapping[str, object], stop: int, *, seed: int, checkpoint: Path, downloads: Path
-    ) -> list[str]:
+        self,
+        params: Mapping[str, object],
+        stop: int,
+        *,
+        seed: int,
+        checkpoint: Path,
+        downloads: Path,
+        env: Mapping[str, str],
+    ) -> CommandLine:
         assert list(downloads.iterdir()) == []
-        return [sys.executable, "-c", self._code, json.dumps(params), str(stop), str(checkpoint)]
+        arguments = [sys.executable, "-c", self._code, json.dumps(params), str(stop), str(checkpoint)]
+        return CommandLine(arguments, env)
 
     def check_params(self, space: object) -> None: ...
 
@@ -365,7 +374,7 @@ def test_no_metric_at_all(jobs: Any) -> None:
 
 def test_a_command_that_cannot_be_started(jobs: Any) -> None:
     made = jobs(STEPS)
-    made.project.command = lambda *_, **__: ["/no/such/command"]
+    made.project.command = lambda *_, **__: CommandLine(["/no/such/command"], {})
     made.begin()
     made.locate()
     end, _ = made.to_end()
@@ -480,11 +489,12 @@ def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
 import sys
 sys.path[:] = {sys.path!r}
 from pathlib import Path
+from mlflow_hpo.command_line import CommandLine
 from mlflow_hpo.launchers.processes import Command, Guard
 import os, time
 command = Command(
-    ["bash", "-c", "echo $$ > pid; sleep 600 & wait"],
-    folder=Path({str(tmp_path)!r}), env=os.environ, output=Path({str(tmp_path / "out")!r}), guard=Guard(),
+    CommandLine(["bash", "-c", "echo $$ > pid; sleep 600 & wait"], os.environ),
+    folder=Path({str(tmp_path)!r}), output=Path({str(tmp_path / "out")!r}), guard=Guard(),
 )
 time.sleep(600)
 """

@@ -140,12 +140,8 @@ def test_of_the_project(store: MlflowClient, foreign: Callable[[str], Path], tmp
         run(foreign("sgd"), entry_point="train")
     with pytest.raises(ExecutionException, match=r"^uri: cannot fetch file:///no/such"):
         run("file:///no/such")
-    (tmp_path / "MLproject").write_text(
-        "name: x\ndocker_env: {image: python}\nentry_points: {main: {command: x}}\n"
-    )
-    with pytest.raises(
-        ExecutionException, match=r"has a docker_env; only projects that run in this machine's"
-    ):
+    (tmp_path / "MLproject").write_text("name: x\ndatabricks_spark_job: {python_file: x.py}\n")
+    with pytest.raises(ExecutionException, match=r"has a databricks_spark_job, which only Databricks runs"):
         run(tmp_path)
     (tmp_path / "MLproject").write_text("name: x\nentry_points: {main: {command: 'python {script}'}}\n")
     with pytest.raises(

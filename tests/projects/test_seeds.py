@@ -6,6 +6,7 @@ import pytest
 
 from mlflow_hpo import ConfigError
 from mlflow_hpo.config import StudyConfig
+from mlflow_hpo.projects.environment import ActivatedEnvironment
 from mlflow_hpo.projects.fetching import fetched
 from mlflow_hpo.projects.project import SearchedProject
 
@@ -17,11 +18,13 @@ def made(folder, given=None, space=X, **keys):
     study = {"metric": "loss", "mode": "min", "max_resource": 3, "launcher": "project"}
     config = StudyConfig.parse({**study, "space": space, "project": keys})
     with fetched(str(folder), None, "main") as project:
-        searched = SearchedProject(project, config, given or {}, env_manager="local", scratch=folder)
+        here = ActivatedEnvironment(project.spec, project.folder, "local")
+        searched = SearchedProject(project, config, given or {}, environment=here, scratch=folder)
         searched.check_params(config.space)
         searched.prepare()
         params = dict.fromkeys(space, 0.5)
-        return searched.command(params, 3, seed=4_000_000_000, checkpoint=Path("c"), downloads=folder)[-1]
+        paths = {"checkpoint": Path("c"), "downloads": folder}
+        return searched.command(params, 3, seed=4_000_000_000, **paths, env={}).arguments[-1]
 
 
 @pytest.fixture
