@@ -36,7 +36,7 @@ class Request:
         program: the module whose `main` it runs, with the descriptor of its pipe.
         modules: what is imported before it is forked, where that works.
         path: where it finds modules.
-        folder: its working directory.
+        folder: its working directory; where it is gone, that of the server.
         environment: all of it.
     """
 

@@ -170,7 +170,10 @@ def start_worker(
         pipe: the descriptor of its pipe.
         output: its log.
     """
-    request = Request(program, list(modules), sys.path, os.getcwd(), dict(environment))
+    folder = ""
+    with contextlib.suppress(FileNotFoundError):  # it has been deleted
+        folder = os.getcwd()
+    request = Request(program, list(modules), sys.path, folder, dict(environment))
     with _lock:
         return _server(environment, output).fork(request, pipe, output.fileno())
 

@@ -92,6 +92,15 @@ def test_a_worker_is_as_it_was_asked_for(start, tmp_path, monkeypatch):
     assert (tmp_path / "log").read_text() == "said state\n"
 
 
+def test_a_worker_starts_where_the_folder_of_its_driver_is_gone(start, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    process, _ = start(say="well")
+    assert process.wait(60) == 0
+    assert (tmp_path / "log").read_text() == "said well\n"
+
+
 def test_workers_have_one_server_and_nothing_of_each_other(start):
     start(say="stay")
     states = [state_of(start(say="state", modules=["numpy"])[1]) for _ in range(2)]
