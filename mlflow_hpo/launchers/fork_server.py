@@ -22,6 +22,7 @@ import socket
 import sys
 import traceback
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NoReturn
 
@@ -54,17 +55,16 @@ class Request:
 def main(descriptor: int) -> None:
     """Serve until the other end of the socket is closed, and all that was forked has ended."""
     requests: socket.socket | None = socket.socket(fileno=descriptor)
-    wakes, waker = os.pipe()
-    os.set_blocking(waker, False)
-    signal.set_wakeup_fd(waker)
+    wakes, waker = socket.socketpair()
+    waker.setblocking(False)
+    signal.set_wakeup_fd(waker.fileno())
     signal.signal(signal.SIGCHLD, lambda *_: None)
     warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
     children: dict[int, socket.socket] = {}  # process id -> who hears of its end
     while requests is not None or children:
-        awaited: list[int | socket.socket] = [wakes] if requests is None else [wakes, requests]
-        ready, _, _ = select.select(awaited, [], [])
+        ready, _, _ = select.select([wakes] if requests is None else [wakes, requests], [], [])
         if wakes in ready:
-            os.read(wakes, 4096)
+            wakes.recv(4096)
             _bury(children)
         if requests is not None and requests in ready:
             _, descriptors, _, _ = socket.recv_fds(requests, 1, 3)
@@ -73,23 +73,27 @@ def main(descriptor: int) -> None:
                 requests = None
                 continue
             told, pipe, log = socket.socket(fileno=descriptors[0]), *descriptors[1:]
-            request = Request(**json.loads(told.makefile().readline()))
-            _prepare(request)
-            parent = os.getpid()
-            if (pid := os.fork()) == 0:
-                signal.set_wakeup_fd(-1)
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                for unneeded in (requests, told, *children.values()):
-                    unneeded.close()
-                os.close(wakes)
-                os.close(waker)
-                _work(request, parent, pipe, log)
-            with contextlib.suppress(OSError):  # both do it: whoever hears of the process may kill its group
-                os.setpgid(pid, pid)
+            ours = [wakes, waker, requests, told, *children.values()]
+            pid = _fork(Request(**json.loads(told.makefile().readline())), pipe, log, ours)
             children[pid] = told
             _tell(told, pid)
             os.close(pipe)
             os.close(log)
+
+
+def _fork(request: Request, pipe: int, log: int, ours: Sequence[socket.socket]) -> int:
+    """Fork a worker that has none of our own sockets; return its process id."""
+    _prepare(request)
+    parent = os.getpid()
+    if (pid := os.fork()) == 0:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for unneeded in ours:
+            unneeded.close()
+        _work(request, parent, pipe, log)
+    with contextlib.suppress(OSError):  # both do it: whoever hears of the process may kill its group
+        os.setpgid(pid, pid)
+    return pid
 
 
 def _prepare(request: Request) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -50,8 +51,6 @@ def program(tmp_path, monkeypatch):
 @pytest.fixture
 def start(program, tmp_path):
     """Starts a worker; returns it and its pipe. Its output is in the file `log`."""
-    import socket
-
     with contextlib.ExitStack() as stack:
 
         def begin(program=program, modules=(), environment=None, **asked):
@@ -202,7 +201,6 @@ def test_workers_outlive_their_process_as_long_as_they_like_and_their_server_wit
     """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
-        *(),
         cwd=tmp_path,
         capture_output=True,
         text=True,
