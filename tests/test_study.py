@@ -268,6 +268,13 @@ def test_a_study_runs_once_and_shows_its_trials_as_a_table(store):
 
 
 def test_a_job_that_takes_too_long_is_killed(store):
+    with pytest.raises(StudyError, match="trial_timeout: the job took longer than 0.3 seconds"):
+        search(trainings.never_reports, trials=2, max_failures=2, scheduler="full", trial_timeout=0.3)
+    parent = parent_of_failed(store)
+    assert {run.info.status for run in children(store, parent.info.run_id).values()} == {"FAILED"}
+
+
+def test_one_that_takes_too_long_after_it_has_reported_fails_alone(store):
     study = search(trainings.endless_epoch, trials=2, scheduler="full", trial_timeout=0.3)
     for run in children(store, study.run_id).values():
         assert run.info.status == "FAILED"

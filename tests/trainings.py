@@ -125,6 +125,11 @@ def slow(trial):
             trial.report(epoch, loss=curve(trial.params, epoch))
 
 
+def never_reports(trial):
+    while True:
+        time.sleep(0.05)
+
+
 def endless_epoch(trial):
     """Saves a checkpoint after the first epoch, then never ends the second."""
     with tempfile.TemporaryDirectory() as folder:
