@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import subprocess
 import threading
@@ -19,6 +21,7 @@ from mlflow_hpo.tracking.tracker import Tracker, writable
 REPORT = "report.html"
 INTERVAL = 180.0  # seconds at least between the ends of two reports of a study that runs,
 SHARE = 0.02  # and no more than about this share of its time goes into them
+AHEAD = 5.0  # seconds after which a study imports what its report needs, so that its end waits less
 PATIENCE = 60.0  # seconds for which the end of a study waits for its report
 LARGE = 1_000  # trials from which on a report is made by another process: it takes much memory and work
 
@@ -30,19 +33,26 @@ class Reporting:
         books: of the study.
         tracker: its runs.
         warn: tells the user.
+        trials: how many the study is to have.
     """
 
-    def __init__(self, books: Bookkeeper, tracker: Tracker, warn: Callable[[str], None]) -> None:
+    def __init__(self, books: Bookkeeper, tracker: Tracker, warn: Callable[[str], None], trials: int) -> None:
         self._books = books
         self._tracker = tracker
         self._warn = warn
         self._thread: threading.Thread | None = None
         self._problem = ""
-        self._due = time.monotonic() + INTERVAL
+        now = time.monotonic()
+        self._due = now + INTERVAL
+        self._imports_due = now + AHEAD if trials < LARGE else math.inf
 
     def take(self) -> None:
         """Begin to write a report when it is time."""
-        if time.monotonic() >= self._due and not self._busy() and self._tracker.away is None:
+        now = time.monotonic()
+        if now >= self._imports_due:
+            self._imports_due = math.inf
+            threading.Thread(target=_import_ahead, name="mlflow-hpo-imports", daemon=True).start()
+        if now >= self._due and not self._busy() and self._tracker.away is None:
             self._begin()
 
     def leave(self) -> None:
@@ -114,3 +124,10 @@ class Reporting:
 
     def _missing(self, why: str) -> str:
         return f"no report written ({why}); make it with: mlflow-hpo report {self._tracker.run_id}"
+
+
+def _import_ahead() -> None:
+    with contextlib.suppress(Exception):  # who needs it will tell
+        from mlflow_hpo.reports.html import prepare
+
+        prepare()

@@ -308,7 +308,7 @@ class Study:
             trials_log=self._launcher.trials_log,
         )
         self._notes = Notes(self._books, self._tracker, self._warn)
-        self._reporting = Reporting(self._books, self._tracker, self._warn)
+        self._reporting = Reporting(self._books, self._tracker, self._warn, self.config.trials)
         self._open.set()
         mine = True  # whether the runs tell how this ended
         try:

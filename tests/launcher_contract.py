@@ -19,11 +19,15 @@ def reported(events):
 class LauncherContract:
     """Derive a class whose fixture `run` is a `launching.NamedRun`, the same for all of its tests."""
 
-    def test_a_job_reports_every_epoch_and_samples_the_machine(self, run):
+    def test_a_job_reports_every_epoch(self, run):
         run.begin("quick")
         end, events = run.to_end()
         assert (end.trial_id, end.outcome, end.reason) == (run.trial_id, Outcome.COMPLETED, "")
         assert reported(events) == [1, 2, 3]
+
+    def test_the_machine_is_sampled_even_where_a_job_ends_before_a_sample_is_due(self, run):
+        run.begin("slow", stop=6)  # more than half a second, and less than a whole one
+        _, events = run.to_end()
         samples = [event for event in events if isinstance(event, Sampled)]
         assert samples[0].metrics == {"system/test": 1.0}
         assert samples[0].number == 0

@@ -87,12 +87,17 @@ def test_a_study_in_mlflow(store):
         expected = [(epoch, trainings.curve(config, epoch)) for epoch in range(1, epochs + 1)]
         assert histories(store, run)["loss"] == expected
         assert run.data.metrics["seed"] == trial_seed(1, trial_id)
-        assert "system/cpu_utilization_percentage" in run.data.metrics
         assert run.info.end_time is not None
         if run.info.status == "KILLED":
             rung = {1: 0, 3: 1}[epochs]
             assert run.data.tags["hpo.stop_reason"] == f"not promoted from rung {rung} (epoch {epochs})"
             assert run.data.tags["hpo.rung"] == str(rung)
+
+
+def test_the_machine_is_sampled_while_a_trial_runs_for_long_enough(store):
+    study = search(trainings.slow, max_resource=6, trials=2, scheduler="full")
+    for run in children(store, study.run_id).values():
+        assert "system/cpu_utilization_percentage" in run.data.metrics
 
 
 def test_the_artifacts_of_a_study(store, tmp_path):

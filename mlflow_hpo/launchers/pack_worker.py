@@ -29,6 +29,7 @@ from mlflow_hpo.launchers.base import Cause, Ended, Outcome, Sampled, TrialJob
 from mlflow_hpo.launchers.pack_limits import PackLimits
 from mlflow_hpo.launchers.worker import (
     SAMPLE_INTERVAL,
+    WORTH_A_SAMPLE,
     Desk,
     Interrupt,
     Reply,
@@ -369,9 +370,9 @@ class PackWorker:
             place.channel.seal_staged()
         with contextlib.suppress(OSError):
             staging_of(self._desk.setup.folder, trial_id).clear()
-        if place.sample == place.job.sample:  # a job shorter than the interval gets one sample all the same
-            self._send_sample(place, dict(self._monitor.sample()))
         seconds = time.monotonic() - place.begin
+        if place.sample == place.job.sample and seconds >= WORTH_A_SAMPLE:
+            self._send_sample(place, dict(self._monitor.sample()))
         self._desk.outbox.send(Ended(trial_id, outcome, seconds, reason, details, cause))
 
     def _sample(self) -> None:

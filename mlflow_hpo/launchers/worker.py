@@ -47,6 +47,7 @@ from mlflow_hpo.trial import Trial, TrialStopped
 
 UPLOAD_INTERVAL = 60.0  # seconds: what a crash costs at most, beside the present epoch
 SAMPLE_INTERVAL = 1.0  # seconds between two samples of the system metrics
+WORTH_A_SAMPLE = 0.5  # seconds from which on a job gets one at its end, if it had none before
 DETAILS = 4_000  # characters of a traceback that are worth keeping in a tag
 LAST_UPLOADS = 30.0  # seconds that a worker goes on storing what is queued when its driver is gone
 FETCH_PATIENCE = 6 * 3600.0  # seconds that a trial waits for its checkpoint when the store is away
@@ -410,11 +411,12 @@ class Sampler:
         self._thread.join()
 
     def _run(self) -> None:
-        number = self._job.sample
+        number, begin = self._job.sample, time.monotonic()
         while True:
             over = self._over.wait(SAMPLE_INTERVAL)
+            short = over and time.monotonic() - begin < WORTH_A_SAMPLE
             # a job shorter than the interval gets one sample all the same
-            if not over or number == self._job.sample:
+            if not over or (number == self._job.sample and not short):
                 readings = dict(self._monitor.sample())
                 if (memory := self._gauge.read()) is not None:
                     readings["system/gpu_memory_peak_megabytes"] = memory.peak / 1e6

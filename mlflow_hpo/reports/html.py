@@ -17,6 +17,7 @@ from string import Template
 from typing import Any
 
 from mlflow_hpo.reports.columns import columns
+from mlflow_hpo.reports.importance import evaluator
 from mlflow_hpo.tracking.details import StudyDetails
 
 _PARTS = (  # of our script, in their order
@@ -53,6 +54,13 @@ def as_script_data(data: Mapping[str, Any]) -> str:
     """
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c")
+
+
+def prepare() -> None:
+    """Import and read what a page needs and what takes a while, for the next call of `page`."""
+    evaluator()
+    _plotly()
+    _script()
 
 
 @cache
