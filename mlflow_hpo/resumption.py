@@ -61,14 +61,16 @@ class Resumption:
     ) -> ReplayLauncher:
         """Return a launcher that tells the recorded trials again and then hands over to `launcher`.
 
-        Trials of earlier searches of the study are over; optimizer and books learn what became of them.
+        Trials of earlier searches of the study are over; optimizer and books learn what became of them. The
+        trials are taken out of the recording: it may be large, and is let go of bit by bit.
 
         Args:
             config, optimizer, books: of the study.
             launcher: runs what is not recorded.
             go_live: called before it starts.
         """
-        trials = self.recording.trials
+        trials = dict(self.recording.trials)
+        self.recording.trials.clear()
         books.recall(trials)
         past = [trials[trial_id] for trial_id in sorted(trials)][: self._remembered]
         _remember(optimizer, past, config)

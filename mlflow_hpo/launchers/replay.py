@@ -170,8 +170,11 @@ class ReplayLauncher(Launcher):
         if played.told_to_stop:
             return Ended(job.trial_id, Outcome.STOPPED, seconds)
         if over and trial.failed:
+            del self._trials[job.trial_id]  # it is told
             return Ended(job.trial_id, Outcome.FAILED, seconds, trial.reason)
         if _completed(trial, job):
+            if over and trial.rung <= job.rung and not trial.failed:
+                del self._trials[job.trial_id]
             return Ended(job.trial_id, Outcome.COMPLETED, seconds)
         if played.slot.number < 0:
             del self._trials[job.trial_id]  # it is told

@@ -115,6 +115,7 @@ def ask_all(
         page = ask(problem, function, *args, page_token=token, **kwargs)
         yield from page
         token = page.token
+        del page  # it may be large
         if not token:
             return
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -141,13 +142,13 @@ def _trial(reading: Reading, run: Run, written: Mapping[str, Curve]) -> Recorded
         trial_id=int(tags["hpo.trial"]),
         run_id=run_id,
         location=run.info.artifact_uri,
-        texts={name: text for name, text in run.data.params.items() if name in reading.space},
+        texts={sys.intern(name): text for name, text in run.data.params.items() if name in reading.space},
         status=run.info.status,
         reason=tags.get("hpo.stop_reason", ""),
         rung=int(tags.get("hpo.rung", "0")),
         seconds=float(tags.get("hpo.seconds", "0")),
         samples=int(tags.get(SAMPLES, "0")),
-        tags={name: value for name, value in tags.items() if name.startswith("hpo.")},
+        tags={sys.intern(name): value for name, value in tags.items() if name.startswith("hpo.")},
         checkpoints=_checkpoints(tags.get(CHECKPOINTS, "{}")),
     )
     epochs, values = written.get(run_id, (None, None))

@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.tracking.connect import ask_all
 
-PAGE = 1_000  # runs a request
+PAGE = 250  # runs a request: they are large
 
 
 class TrialRun(NamedTuple):
