@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from dataclasses import dataclass, field
 
 from mlflow_hpo.tracking.batch import Batch
 from mlflow_hpo.tracking.spool import Spool
 
 INTERVAL = 1.0  # seconds for which the values of a run are gathered
+READ = 5_000  # values that are read from the spool at a time
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,15 @@ class Flight:
     from_spool: bool
     begun: float
     copied: bool = False  # it is in the spool, too
+    read: int = 0  # how far the spool was read when it began
+
+
+@dataclass(slots=True)
+class _Read:
+    """What was read from the spool at a time: up to where, and the runs of which the store lacks some."""
+
+    position: int
+    left: set[str]
 
 
 class Backlog:
@@ -53,6 +64,7 @@ class Backlog:
         self._capacity = capacity
         self._buffers: dict[str, Waiting] = {}
         self._chunk: dict[str, Waiting] = {}  # read from the spool
+        self._reads: deque[_Read] = deque()
         self._spool_fails = False
 
     @property
@@ -91,7 +103,9 @@ class Backlog:
             # runs that fail are not to hold up the others
             if not self.spool.unread or sum(len(w.batch) for w in self._chunk.values()) >= self._capacity:
                 break
-            for run_id, batch in self.spool.read(self._capacity).items():
+            batches = self.spool.read(READ)
+            self._reads.append(_Read(self.spool.position, set(batches)))
+            for run_id, batch in batches.items():
                 self._chunk.setdefault(run_id, Waiting(now)).batch.add(batch)
         if self.spool.unread:
             return None  # of whatever run there may be something older
@@ -104,16 +118,32 @@ class Backlog:
         return None
 
     def _fly(self, source: dict[str, Waiting], run_id: str, now: float) -> tuple[str, Flight]:
-        flight = self.flights[run_id] = Flight(source.pop(run_id), source is self._chunk, now)
+        flight = self.flights[run_id] = Flight(
+            source.pop(run_id), source is self._chunk, now, read=self.spool.position
+        )
         return run_id, flight
+
+    def _written(self, run_id: str, position: int) -> None:
+        """Note that the store has what the spool held of a run up to there."""
+        for read in self._reads:
+            if read.position <= position:
+                read.left.discard(run_id)
+        written = 0
+        while self._reads and not self._reads[0].left:
+            written = self._reads.popleft().position
+        if written:
+            self.spool.written(written)
 
     def done(self, run_id: str) -> None:
         """End a flight that has written everything."""
-        del self.flights[run_id]
+        flight = self.flights.pop(run_id)
+        if flight.from_spool:
+            self._written(run_id, flight.read)
         if self.spool.path is not None and not (
             self._spooled or any(flight.from_spool for flight in self.flights.values())
         ):
             self.spool.remove()
+            self._reads.clear()
 
     def back(self, run_id: str) -> None:
         """End a flight that has failed: what it has not written waits again, after the other runs."""

@@ -26,6 +26,7 @@ except ImportError:  # not a POSIX system
 FOLDER = "MLFLOW_HPO_SPOOL"  # environment variable: another folder
 LARGEST = 1 << 28  # bytes of a file
 SCHEMA = 1
+_DIGITS = 12
 _NAME = re.compile(r"\d{8}T\d{6}-\d+-[0-9a-f]{8}\.jsonl")
 
 
@@ -38,7 +39,7 @@ class Spool:
     """A queue of batches in a file that outlives the process: JSON lines, each on the disk before it counts.
 
     The file comes with the first batch. It is locked while its process lives, and readable by its owner only.
-    Not thread-safe.
+    Its first line says how far the store has been given what it holds. Not thread-safe.
 
     Args:
         folder: where it is to be; created if need be.
@@ -54,6 +55,7 @@ class Spool:
         self._file: BinaryIO | None = None
         self._size = 0
         self._read = 0
+        self._mark = 0  # where in the file it stands how far the store has it
         self.path: Path | None = None
 
     @property
@@ -94,6 +96,18 @@ class Spool:
                     count += len(batch)
         return found
 
+    @property
+    def position(self) -> int:
+        """How far it was read."""
+        return self._read
+
+    def written(self, position: int) -> None:
+        """Note that the store has all that was read up to there: `sync` need not write it again."""
+        if self.path is not None:
+            with contextlib.suppress(OSError), self.path.open("r+b", buffering=0) as file:
+                file.seek(self._mark)
+                file.write(_number(position))
+
     def remove(self) -> None:
         """Remove the file; the next batch begins another one."""
         if self.path is not None:
@@ -117,7 +131,9 @@ class Spool:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
         try:
-            self._write(file, json.dumps(self._header).encode() + b"\n")
+            first = json.dumps({**self._header, "written": _number(0).decode()}).encode() + b"\n"
+            self._mark = len(first) - len(b'"}\n') - _DIGITS
+            self._write(file, first)
             with contextlib.suppress(OSError):  # the file's name is to survive a power failure, too
                 folder = os.open(self._folder, os.O_RDONLY)
                 os.fsync(folder)
@@ -140,6 +156,11 @@ class Spool:
                 file.truncate(self._size)
             raise
         self._size += len(text)
+
+
+def _number(offset: int) -> bytes:
+    """Return an offset in as many bytes as any other."""
+    return b"%0*d" % (_DIGITS, offset)
 
 
 class LeftSpool:
@@ -167,6 +188,7 @@ class LeftSpool:
                 raise BlockingIOError("its process lives")
             self.store = str(header.get("store", ""))
             self.study = str(header.get("study", ""))
+            self._file.seek(max(self._file.tell(), int(header.get("written", 0))))
         except BaseException:
             self._file.close()
             raise

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import sys
 import threading
@@ -12,9 +13,10 @@ import pytest
 from mlflow.exceptions import MlflowException, RestException
 
 from mlflow_hpo import StudyError
+from mlflow_hpo.tracking.backlog import Backlog
 from mlflow_hpo.tracking.batch import Batch
 from mlflow_hpo.tracking.outage import LONGEST_PAUSE, is_final, is_outage, pause
-from mlflow_hpo.tracking.spool import Spool
+from mlflow_hpo.tracking.spool import LeftSpool, Spool
 from mlflow_hpo.tracking.sync import sync
 from mlflow_hpo.tracking.writer import Writer
 
@@ -72,7 +74,10 @@ def test_no_number_of_failures_is_too_many(start, make_store):
     assert store.tries == 201
 
 
-def test_a_batch_that_was_half_written_goes_on_where_it_broke(start, make_store, wait_for):
+def test_a_batch_that_was_half_written_goes_on_where_it_broke(start, make_store, monkeypatch):
+    monkeypatch.setattr(
+        "mlflow_hpo.tracking.writer.AWAY", 60
+    )  # else it is in the spool, too, and comes twice
     store = make_store()
     writer = start(store, patience=30)
     store.open.clear()
@@ -260,6 +265,41 @@ def test_a_disk_that_cannot_be_used_leaves_the_memory(start, make_store, tmp_pat
     store.refusals = 0
     writer.flush()
     assert len(store.points()) == 10
+
+
+def test_what_the_store_has_of_a_spool_is_not_written_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlflow_hpo.tracking.backlog.READ", 3)
+    spool = Spool(tmp_path, store="", study="")
+    backlog = Backlog(spool, capacity=100)
+    for step in range(4):
+        for run in ("a", "b"):
+            backlog.add(run, Batch([("loss", 1.0, 1, step)]))
+        assert backlog.spill()
+    path = spool.path
+
+    def left():
+        copy = shutil.copy(path, tmp_path / "copy")  # the other one is locked
+        with LeftSpool(copy) as spool:
+            return [
+                (run, point[3])
+                for batches in spool.chunks(1)
+                for run, batch in batches.items()
+                for point in batch.points
+            ]
+
+    everything = [(run, step) for step in range(4) for run in ("a", "b")]
+    first, _ = backlog.take(True)
+    second, _ = backlog.take(True)
+    assert (first, second) == ("a", "b")
+    backlog.done("a")
+    assert left() == everything  # it was read together with some of b
+    backlog.done("b")
+    assert left() == everything[3:]
+    backlog.back(backlog.take(True)[0])
+    assert left() == everything[3:]
+    while (work := backlog.take(True)) is not None:
+        backlog.done(work[0])
+    assert not path.exists()
 
 
 def test_half_a_line_that_the_disk_had_no_room_for_is_taken_back(tmp_path, monkeypatch):
