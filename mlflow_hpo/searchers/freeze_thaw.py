@@ -40,6 +40,7 @@ _IMPROVEMENTS = (-2.0, 0.0)  # powers of 10 of the improvement hoped for
 _LEAST_SPREAD = 0.5  # of the losses above the best, where all seen so far are about as good
 _FADE = 5.0  # full trainings after which the prior would count half
 _INFORMED = 2.0  # full trainings after which it is forgotten
+_SPREAD = 0.4  # of a full training then goes into new configurations that are spread evenly
 _THOUGHT_OF = 100  # so many of the best paused trials of each level are thought of
 
 
@@ -67,8 +68,9 @@ class FreezeThawSearcher(Searcher):
     With a `Prior` the model begins with what earlier tasks lead to expect, and what was good there competes,
     too; of the first `n_startup` every other one is such a configuration. After `t` full trainings these
     expectations count ``1 / (1 + (t / 5)**2)``, and after 2 they are forgotten: the model goes on as if all
-    trials so far had been made without them, and `n_startup` more are spread evenly. So the search also finds
-    what lies far from all that was good before.
+    trials so far had been made without them, and more are spread evenly, `n_startup` or as many as take 0.4
+    of a full training up to the first level. So the search also finds what lies far from all that was good
+    before.
 
     Args:
         n_startup: configurations before the model proposes.
@@ -167,7 +169,8 @@ class FreezeThawSearcher(Searcher):
         self._informed = False
         self._candidates.clear()
         self._queue.clear()
-        self._startup = len(self._points) + self._n_startup
+        spread = int(_SPREAD * self._levels[-1] / self._levels[0])
+        self._startup = len(self._points) + max(self._n_startup, spread)
 
     def _placed(self, configs: Sequence[Config]) -> dict[bytes, Config]:
         points = [self._encoding.point(self.space.to_unit(config)) for config in configs]

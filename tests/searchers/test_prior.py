@@ -68,8 +68,9 @@ def test_the_similar_task_is_found_out_by_its_losses():
     assert np.median([math.dist(each, (0.7, 0.2)) for each in found]) < 0.1
 
 
-def test_after_two_full_trainings_the_history_is_forgotten_and_the_search_begins_to_look_elsewhere():
-    optimizer = search(plane_history((0.9, 0.9)), epochs=0)
+@pytest.mark.parametrize(("longest", "count"), [(9, 6), (30, 12)])
+def test_after_two_full_trainings_the_history_is_forgotten_and_the_search_looks_elsewhere(longest, count):
+    optimizer = search(plane_history((0.9, 0.9)), epochs=0, max_resource=longest)
     searcher = optimizer.searcher
     trained = 0
     while searcher._informed:
@@ -78,10 +79,10 @@ def test_after_two_full_trainings_the_history_is_forgotten_and_the_search_begins
             optimizer.report(job.trial_id, epoch, loss(job.config, epoch, (0.1, 0.2)))
             trained += 1
         optimizer.complete(job.trial_id)
-    assert 2 * 9 <= trained < 3 * 9
+    assert 2 * longest <= trained < 3 * longest
     known = len(searcher._at_level)
     configs = []
-    while len(configs) < 6:
+    while len(configs) < count:
         job = optimizer.ask()
         configs += [job.config] if job.start == 0 else []
         optimizer.report(job.trial_id, job.stop, loss(job.config, job.stop, (0.1, 0.2)))
