@@ -93,6 +93,11 @@ def endless_epoch(trained, epoch, members):
     return trained
 
 
+def slow(trained, epoch, members):
+    time.sleep(0.1)
+    return trained
+
+
 def hangs(trained, epoch, members):
     if epoch == 2:
         threading.Event().wait()

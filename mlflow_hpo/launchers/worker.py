@@ -416,13 +416,14 @@ class Sampler:
             over = self._over.wait(SAMPLE_INTERVAL)
             short = over and time.monotonic() - begin < WORTH_A_SAMPLE
             # a job shorter than the interval gets one sample all the same
-            if not over or (number == self._job.sample and not short):
-                readings = dict(self._monitor.sample())
+            if not over or number == self._job.sample:
+                readings = {} if short else dict(self._monitor.sample())
                 if (memory := self._gauge.read()) is not None:
                     readings["system/gpu_memory_peak_megabytes"] = memory.peak / 1e6
                     self._outbox.send(memory)
-                self._outbox.send(Sampled(self._job.trial_id, number, readings, time.time()))
-                number += 1
+                if readings:
+                    self._outbox.send(Sampled(self._job.trial_id, number, readings, time.time()))
+                    number += 1
             if over:
                 return
 
