@@ -25,6 +25,21 @@ def quick(trial):
         trial.report(epoch, loss=curve(trial.params, epoch), seed=trial.seed)
 
 
+class SlowToLoad:
+    """`quick`, but a worker takes a second to load it."""
+
+    def __call__(self, trial):
+        quick(trial)
+
+    def __reduce__(self):
+        return _loaded_slowly, ()
+
+
+def _loaded_slowly():
+    time.sleep(1.0)
+    return quick
+
+
 def tells_its_threads(trial):
     for epoch in trial.epochs():
         trial.report(epoch, loss=curve(trial.params, epoch), threads=int(os.environ["OMP_NUM_THREADS"]))

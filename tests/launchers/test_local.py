@@ -118,7 +118,7 @@ def is_alive(pid):
 
 
 def test_a_worker_that_is_killed_while_it_starts_does_not_cost_its_job(start_jobs):
-    run = start_jobs(trainings.quick)
+    run = start_jobs(trainings.SlowToLoad())
     run.submit()
     for _ in range(2):
         [worker] = run.launcher._workers.values()
