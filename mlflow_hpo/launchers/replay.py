@@ -173,7 +173,7 @@ class ReplayLauncher(Launcher):
             del self._trials[job.trial_id]  # it is told
             return Ended(job.trial_id, Outcome.FAILED, seconds, trial.reason)
         if _completed(trial, job):
-            if over and trial.rung <= job.rung and not trial.failed:
+            if over and trial.rung <= job.rung:  # it is told
                 del self._trials[job.trial_id]
             return Ended(job.trial_id, Outcome.COMPLETED, seconds)
         if played.slot.number < 0:

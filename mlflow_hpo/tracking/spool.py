@@ -26,7 +26,7 @@ except ImportError:  # not a POSIX system
 FOLDER = "MLFLOW_HPO_SPOOL"  # environment variable: another folder
 LARGEST = 1 << 28  # bytes of a file
 SCHEMA = 1
-_DIGITS = 12
+_DIGITS = 12  # of a number in the first line, which is overwritten in place
 _NAME = re.compile(r"\d{8}T\d{6}-\d+-[0-9a-f]{8}\.jsonl")
 
 

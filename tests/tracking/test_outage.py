@@ -75,9 +75,8 @@ def test_no_number_of_failures_is_too_many(start, make_store):
 
 
 def test_a_batch_that_was_half_written_goes_on_where_it_broke(start, make_store, monkeypatch):
-    monkeypatch.setattr(
-        "mlflow_hpo.tracking.writer.AWAY", 60
-    )  # else it is in the spool, too, and comes twice
+    # else it is in the spool, too, and comes twice
+    monkeypatch.setattr("mlflow_hpo.tracking.writer.AWAY", 60)
     store = make_store()
     writer = start(store, patience=30)
     store.open.clear()
