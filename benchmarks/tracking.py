@@ -275,7 +275,9 @@ def main(
         "figure over the floor's, which does the least that MLflow's client can. The last column is of whole "
         "studies, with random search.\n\n"
     )
-    publish("tracking", about + "\n\n".join(sections), write=write)
+    some_stores = [] if stores == list(STORES) else stores
+    some_tools = [] if tools == list(TOOLS) else [tool for tool in tools if tool not in ("floor", "ours")]
+    publish("-".join(["tracking", *some_stores, *some_tools]), about + "\n\n".join(sections), write=write)
 
 
 def _row(
