@@ -17,8 +17,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.optimizer import BestTrial
+from mlflow_hpo.seeds import trial_seed
 from mlflow_hpo.space import SearchSpace
-from mlflow_hpo.study import Study, trial_seed
+from mlflow_hpo.study import Study
 from mlflow_hpo.trial import Trial
 
 Method = TypeVar("Method", bound=Callable[..., Any])

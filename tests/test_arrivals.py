@@ -172,13 +172,13 @@ def test_a_job_begins_while_its_run_is_created(store, gate, tmp_path):
 
 
 def test_a_study_that_is_interrupted_meanwhile_ends_and_leaves_the_trial_paused(store, gate, monkeypatch):
-    monkeypatch.setattr("mlflow_hpo.study.GRACE", 1.0)
+    monkeypatch.setattr("mlflow_hpo.search_loop.GRACE", 1.0)
     timer = threading.Timer(8.0, gate.set)
 
     def ticked():
         if not timer.is_alive() and not gate.is_set() and study.summary().trials:
             timer.start()
-            study._interrupted = True
+            study._interrupt()
 
     study = search(trainings.quick, Ticks(ticked))
     with pytest.raises(KeyboardInterrupt):
@@ -195,7 +195,7 @@ def test_a_study_that_is_interrupted_meanwhile_ends_and_leaves_the_trial_paused(
 
 def test_a_job_that_dies_before_its_run_is_there_is_tried_again(store, gate):
     def ticked():
-        if Path("died").exists() and study._arrivals.ended(0):
+        if Path("died").exists() and study._loop._arrivals.ended(0):
             gate.set()
 
     study = search(faulty.dies_at_its_report_once, Ticks(ticked))

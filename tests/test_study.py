@@ -12,9 +12,8 @@ import pytest
 import trainings
 import yaml
 
-from mlflow_hpo import ConfigError, SearchSpace, Study, StudyError, tune
-from mlflow_hpo import study as study_module
-from mlflow_hpo.study import trial_seed
+from mlflow_hpo import ConfigError, SearchSpace, Study, StudyError, search_loop, tune
+from mlflow_hpo.seeds import trial_seed
 from mlflow_hpo.tracking.reader import read_study
 
 SPACE = SearchSpace(trainings.SPACE)
@@ -248,7 +247,7 @@ def test_a_budget_of_epochs_pauses_what_runs(store):
 
 
 def test_what_cannot_be_paused_in_time_is_killed_but_has_not_failed(store, monkeypatch):
-    monkeypatch.setattr(study_module, "GRACE", 0.3)
+    monkeypatch.setattr(search_loop, "GRACE", 0.3)
     study = search(trainings.unstoppable, trials=1, scheduler="full", max_resource=5, budget={"epochs": 1})
     [run] = children(store, study.run_id).values()
     assert run.info.status == "SCHEDULED"

@@ -15,7 +15,7 @@ RELIEF = 10.0  # so many times as long as a look takes nothing is asked
 
 
 class View(Protocol):
-    """Shows a study; `mlflow_hpo.study.Listener` has the same methods."""
+    """Shows a study; `mlflow_hpo.voice.Listener` has the same methods."""
 
     def started(self, summary: Callable[[], StudySummary]) -> None:
         """`summary` tells the state at any time."""
