@@ -9,7 +9,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -163,6 +163,16 @@ def _number(offset: int) -> bytes:
     return b"%0*d" % (_DIGITS, offset)
 
 
+def _whole(header: Mapping[str, Any], field: str) -> int:
+    """Return a whole number of a first line, which may have been tampered with; raises ValueError."""
+    value = header.get(field, 0)
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        return int(value)
+    if type(value) is int and value >= 0:
+        return value
+    raise ValueError(f"{field} must be a whole number, got {value!r:.40}")
+
+
 class LeftSpool:
     """A spool whose process has ended; locked while it is open.
 
@@ -184,11 +194,11 @@ class LeftSpool:
             header: Any = json.loads(self._file.readline() or b"null")
             if not isinstance(header, dict) or header.get("schema") != SCHEMA:
                 raise ValueError("not a spool of this version")
-            if fcntl is None and psutil.pid_exists(int(header.get("pid", 0))):
+            if fcntl is None and psutil.pid_exists(_whole(header, "pid")):
                 raise BlockingIOError("its process lives")
             self.store = str(header.get("store", ""))
             self.study = str(header.get("study", ""))
-            self._file.seek(max(self._file.tell(), int(header.get("written", 0))))
+            self._file.seek(max(self._file.tell(), _whole(header, "written")))
         except BaseException:
             self._file.close()
             raise

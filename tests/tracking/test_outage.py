@@ -378,3 +378,11 @@ def test_a_writer_of_a_store_that_hangs_says_so(start, make_store, monkeypatch, 
 def test_a_writer_without_a_study_works(make_store):
     writer = Writer(make_store())
     writer.close()
+
+
+@pytest.mark.parametrize("written", [None, [], "none", -1, True, 1.5])
+def test_a_spool_whose_first_line_is_damaged_is_told_to_be_none(tmp_path, written):
+    file = tmp_path / "spool.jsonl"
+    file.write_text(json.dumps({"schema": 1, "pid": 1, "written": written}) + "\n")
+    with pytest.raises(ValueError, match="written must be a whole number"):
+        LeftSpool(file)
