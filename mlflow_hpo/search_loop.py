@@ -258,6 +258,8 @@ class SearchLoop:
         self._launcher.reply(trial_id, go_on=go_on, best=improved)
         entry.alive = time.monotonic()
         if improved and news:
+            if not self.replaying:
+                self._books.progress()  # so that it is seen after how many epochs it was found
             self._voice.tell(
                 f"trial {trial_id}: best {metric} so far, {event.metrics[metric]:.6g} at epoch {epoch}"
             )

@@ -1,4 +1,5 @@
 import csv
+import itertools
 import json
 import math
 import os
@@ -91,6 +92,18 @@ def test_a_study_in_mlflow(store):
             rung = {1: 0, 3: 1}[epochs]
             assert run.data.tags["hpo.stop_reason"] == f"not promoted from rung {rung} (epoch {epochs})"
             assert run.data.tags["hpo.rung"] == str(rung)
+
+
+def test_a_new_best_value_is_written_at_once_with_what_was_spent_until_then(store):
+    study = search(trainings.quick, max_resource=3, trials=6, scheduler="full")
+    runs, parent = children(store, study.run_id), histories(store, store.get_run(study.run_id))
+    told = [loss for trial in range(6) for _, loss in sorted(histories(store, runs[trial])["loss"])]
+    first = {loss: told.index(loss) + 1 for loss in itertools.accumulate(told, min)}
+    assert len(first) > 3
+    spent, found = dict(parent["epochs_spent"]), {}
+    for step, best in sorted(parent["best_loss"]):
+        found.setdefault(best, spent[step])
+    assert found == first
 
 
 def test_the_machine_is_sampled_while_a_trial_runs_for_long_enough(store):
