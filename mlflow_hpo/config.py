@@ -24,6 +24,7 @@ from pydantic import (
 
 from mlflow_hpo.constraints import Constraint, parse_constraints
 from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.metalearning.rules import DATASET, Rules
 from mlflow_hpo.retention import Retention
 from mlflow_hpo.space import SearchSpace
 
@@ -156,6 +157,8 @@ class StudyKeys(TypedDict, total=False):
     budget: Mapping[str, float]
     points: list[dict[str, Any]]
     warm_start: str | Sequence[str]
+    warm_start_rename: Mapping[str, str]
+    warm_start_task: str
     early_stopping: Mapping[str, float]
     goal: float
     constraints: Sequence[str]
@@ -191,6 +194,9 @@ class StudyConfig(_Section):
         points: configurations to try first.
         warm_start: names of experiments whose studies and plain runs say what to try, ``runs:/<run id>``
             for single ones; "auto" for all experiments.
+        warm_start_rename: parameter of the space, by the name that earlier studies and runs have for it.
+        warm_start_task: what tells the task of a plain run: "dataset", "experiment", "tag:NAME" or
+            "param:NAME".
         early_stopping: ``patience``, ``min_delta`` and ``divergence``: trials stop by their own curves, too.
         goal: value of the metric at which the study ends.
         constraints: bounds on other metrics, such as "latency_ms <= 20"; who breaks one is infeasible.
@@ -227,6 +233,8 @@ class StudyConfig(_Section):
     budget: Budget = Budget()
     points: tuple[dict[str, Any], ...] = ()
     warm_start: Names = ()
+    warm_start_rename: dict[str, str] = {}
+    warm_start_task: Name | None = None
     early_stopping: dict[str, Any] | None = None
     goal: float | None = None
     constraints: Constraints = ()
@@ -253,6 +261,14 @@ class StudyConfig(_Section):
         return self
 
     @model_validator(mode="after")
+    def _history_can_be_read(self) -> StudyConfig:
+        try:
+            self.warm_start_rules.check(self.space)
+        except ConfigError as error:
+            raise ConfigError(f"warm_start_{error.field}", error.problem) from None
+        return self
+
+    @model_validator(mode="after")
     def _resources_ascend(self) -> StudyConfig:
         if self.max_resource < self.min_resource:
             raise ConfigError(
@@ -276,6 +292,11 @@ class StudyConfig(_Section):
     def metrics(self) -> list[str]:
         """Names of the metrics that the search looks at: the one that it optimises, and those with bounds."""
         return list(dict.fromkeys([self.metric.name, *(each.metric for each in self.constraints)]))
+
+    @property
+    def warm_start_rules(self) -> Rules:
+        """How earlier runs are read."""
+        return Rules(self.warm_start_rename, self.warm_start_task or DATASET)
 
     @property
     def place(self) -> Any:

@@ -92,6 +92,7 @@ def mined_warm_start(config: StudyConfig, facts: Mapping[str, str]) -> WarmStart
         mode=config.metric.mode,
         space=config.space,
         facts=facts,
+        rules=config.warm_start_rules,
     )
 
 

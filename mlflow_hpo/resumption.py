@@ -24,7 +24,7 @@ FIXED = ("metric", "space", "constraints", "data", "target", "experiment")
 
 OF_SEARCH = (
     *("searcher", "scheduler", "min_resource", "max_resource", "seed", "points", "early_stopping"),
-    "warm_start",
+    *("warm_start", "warm_start_rename", "warm_start_task"),
 )
 """Keys of the search. With another one of them the trials so far are over, and teach the new search."""
 
@@ -118,7 +118,8 @@ def resumed_keys(recording: Recording, given: Mapping[str, Any]) -> dict[str, An
     """Return the keys of a study that goes on: as recorded, but where the user says otherwise."""
     given = dict(given)
     if recording.keys.get("warm_start"):
-        given.pop("warm_start", None)  # what it began with stays
+        for key in ("warm_start", "warm_start_rename", "warm_start_task"):  # what it began with stays
+            given.pop(key, None)
     return {**recording.keys, **given}
 
 

@@ -51,6 +51,13 @@ def test_a_config_is_frozen():
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
+        ({"warm_start_rename": {"y": "z"}}, "warm_start_rename.y: must be one of x, got 'z'"),
+        ({"warm_start_rename": {"x": "x"}}, "warm_start_rename.x: is a parameter of the space itself"),
+        (
+            {"warm_start_task": "dataset:"},
+            "warm_start_task: must be dataset, experiment, tag:NAME or param:NAME, got 'dataset:'",
+        ),
+        ({"warm_start_task": "tag:"}, "warm_start_task: must be dataset, experiment, tag:NAME or param:NAME"),
         ({"trails": 5}, "trails: is not a known field; did you mean trials? (allowed: metric, space,"),
         ({"budget": {"hour": 5}}, "budget.hour: is not a known field; did you mean hours? (allowed: epochs,"),
         ({"trials": 0}, "trials: must be greater than 0, got 0"),

@@ -164,6 +164,8 @@ class History:
         metric: str,
         mode: str,
         space: SearchSpace,
+        rename: Mapping[str, str] | None = None,
+        task: str = "dataset",
     ) -> History:
         """Return the history that MLflow holds: studies of this package, and plain runs of any script.
 
@@ -176,14 +178,20 @@ class History:
             metric, mode: what is optimised; studies of another metric or mode are left out, as are runs
                 without the metric. A plain run says nothing of the mode: that it is the same is believed.
             space: trials and runs whose configuration it does not contain are left out.
+            rename: parameter of the space, by the name that earlier runs have for it.
+            task: what tells the task of a plain run: "dataset", its MLflow datasets; "experiment";
+                "tag:NAME" or "param:NAME", the value of a tag or param.
 
         Raises:
-            ConfigError: there is no such experiment, study or plain run.
+            ConfigError: there is no such experiment, study or plain run, or a rule makes no sense.
             StudyError: the store cannot be used.
         """
         from mlflow_hpo.metalearning.mining import mine  # imports MLflow
+        from mlflow_hpo.metalearning.rules import Rules
 
-        return mine(sources, metric=metric, mode=mode, space=space)
+        rules = Rules(dict(rename or {}), task)
+        rules.check(space)
+        return mine(sources, metric=metric, mode=mode, space=space, rules=rules)
 
     def without(self, *names: str) -> History:
         """Return the history without some tasks."""

@@ -21,6 +21,7 @@ from mlflow_hpo.metalearning.lookup import runs_by_id
 from mlflow_hpo.metalearning.mined import DAMAGED, Mined, read
 from mlflow_hpo.metalearning.plain_listing import usable
 from mlflow_hpo.metalearning.plain_runs import plain_runs
+from mlflow_hpo.metalearning.rules import Rules
 from mlflow_hpo.metalearning.written import written
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.connect import ask, ask_all, connect
@@ -46,14 +47,16 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 @_without_garbage_collection()
-def mine(sources: Sequence[str] | None, *, metric: str, mode: str, space: SearchSpace) -> History:
+def mine(
+    sources: Sequence[str] | None, *, metric: str, mode: str, space: SearchSpace, rules: Rules
+) -> History:
     """Return what `History.from_mlflow` promises."""
     client = connect()
     named = _named_runs(client, [source for source in sources or () if source.startswith(RUNS)], metric)
     names = None if sources is None else [source for source in sources if not source.startswith(RUNS)]
     experiments = _experiments(client, names)
     with Cache(mlflow.get_tracking_uri(), cache_folder()) as cache:
-        studies = _read(_studies(client, named, experiments), metric, mode, space, cache)
+        studies = _read(_studies(client, named, experiments), metric, mode, space, rules, cache)
         plain = plain_runs(
             client,
             [(run, experiment) for run, experiment in named if not _is_study(run)],
@@ -61,6 +64,7 @@ def mine(sources: Sequence[str] | None, *, metric: str, mode: str, space: Search
             metric=metric,
             mode=mode,
             space=space,
+            rules=rules,
             cache=cache,
             taken={record["task"] for record in studies.records if record},
         )
@@ -74,7 +78,12 @@ def mine(sources: Sequence[str] | None, *, metric: str, mode: str, space: Search
 
 
 def _read(
-    studies: Iterable[tuple[Run, str]], metric: str, mode: str, space: SearchSpace, cache: Cache
+    studies: Iterable[tuple[Run, str]],
+    metric: str,
+    mode: str,
+    space: SearchSpace,
+    rules: Rules,
+    cache: Cache,
 ) -> Mined:
     """Read what the studies wrote down."""
     mined = Mined()
@@ -101,7 +110,8 @@ def _read(
                 unreadable = 0
                 mined.run_ids.append(parent.info.run_id)
                 task = _task(parent.data.tags, found.facts, experiment)
-                mined.records.extend(_records(found.trials, task, task_features(found.facts), space))
+                features = task_features(found.facts)
+                mined.records.extend(_records(found.trials, task, features, space, rules))
     return mined
 
 
@@ -199,7 +209,7 @@ def _parents(client: MlflowClient, experiments: list[str]) -> Iterator[Run]:
 
 
 def _records(
-    trials: list[Any], task: str, features: Mapping[str, float], space: SearchSpace
+    trials: list[Any], task: str, features: Mapping[str, float], space: SearchSpace, rules: Rules
 ) -> Iterator[dict[str, Any]]:
     """Yield a record for `History.mined` of each trial; what cannot be read makes one that is malformed."""
     for trial in trials:
@@ -208,7 +218,7 @@ def _records(
                 "task": task,
                 "features": features,
                 "run_id": str(trial["run_id"]),
-                "config": _config(dict(trial["params"]), space),
+                "config": _config(rules.renamed(dict(trial["params"])), space),
                 "curve": trial["curve"],
                 "failed": trial["failed"],
             }

@@ -18,6 +18,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 from mlflow_hpo.metalearning.cache import Cache
 from mlflow_hpo.metalearning.lookup import runs_by_id
 from mlflow_hpo.metalearning.mined import DAMAGED
+from mlflow_hpo.metalearning.rules import Rules
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.connect import ask, ask_all
 
@@ -40,7 +41,7 @@ class PlainRun(NamedTuple):
         started: milliseconds.
         state: changes when the run is written to again.
         crashed: it ended as FAILED.
-        data: names and digests of its datasets, "" without any.
+        data: what tells its task, such as names and digests of its datasets; "" if nothing does.
         last, step: the last value of the metric, and where it stands.
         params: names and texts, of the parameters of the space.
     """
@@ -56,9 +57,9 @@ class PlainRun(NamedTuple):
     params: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, run: Run, metric: str, space: SearchSpace) -> PlainRun:
+    def of(cls, run: Run, metric: str, space: SearchSpace, rules: Rules) -> PlainRun:
         """Return what is kept of a `usable` run."""
-        info, texts = run.info, run.data.params
+        info, texts, told = run.info, rules.renamed(run.data.params), rules.told(run)
         # run.data.metrics knows no steps, and a history is a request
         last = next(each for each in run.data.to_proto().metrics if each.key == metric)
         return cls(
@@ -67,7 +68,7 @@ class PlainRun(NamedTuple):
             started=info.start_time or 0,
             state=f"{info.end_time} {info.status}",
             crashed=info.status == "FAILED",
-            data=_data(run),
+            data=_data(run) if told is None else told,
             last=last.value,
             step=last.step,
             params=tuple((name, texts[name]) for name in space if name in texts),
@@ -111,6 +112,7 @@ class PlainListing:
         experiments: their ids.
         metric: its name.
         space: what the params are from.
+        rules: what they may be called, and what tells a task.
         cache: where the listing is kept.
 
     Raises:
@@ -118,11 +120,18 @@ class PlainListing:
     """
 
     def __init__(
-        self, client: MlflowClient, experiments: Iterable[str], metric: str, space: SearchSpace, cache: Cache
+        self,
+        client: MlflowClient,
+        experiments: Iterable[str],
+        metric: str,
+        space: SearchSpace,
+        rules: Rules,
+        cache: Cache,
     ) -> None:
         self._client = client
         self._metric = metric
         self._space = space
+        self._rules = rules
         self._cache = cache
         self._begin = int(time.time() * 1000)
         self._listed: dict[str, int] = {}  # when each experiment was listed whole
@@ -183,11 +192,12 @@ class PlainListing:
         return asked
 
     def _key(self, experiment: str) -> str:
-        told = json.dumps([experiment, self._metric, list(self._space), self._needed])
+        rules = [dict(self._rules.rename), self._rules.task]
+        told = json.dumps([experiment, self._metric, list(self._space), self._needed, rules])
         return f"plain runs {hashlib.sha256(told.encode()).hexdigest()}"
 
     def _add(self, runs: Iterable[Run]) -> None:
-        self._take(PlainRun.of(run, self._metric, self._space) for run in runs)
+        self._take(PlainRun.of(run, self._metric, self._space, self._rules) for run in runs)
 
     def _take(self, runs: Iterable[PlainRun]) -> None:
         for run in runs:
@@ -211,9 +221,12 @@ class PlainListing:
         latest = ask(
             _PROBLEM, self._client.search_runs, list(experiments), " and ".join(wide), max_results=_PAGE
         )
-        self._add(run for run in latest if any(name in run.data.params for name in self._space))
+        known = {each for name in self._space for each in self._rules.names(name)}
+        self._add(run for run in latest if not known.isdisjoint(run.data.params))
         if latest.token:
-            narrow = [*wide, *(f"params.`{name}` IS NOT NULL" for name in self._needed)]
+            # a filter knows no OR: of a parameter that has several names it cannot ask
+            sure = [name for name in self._needed if self._rules.names(name) == [name]]
+            narrow = [*wide, *(f"params.`{name}` IS NOT NULL" for name in sure)]
             self._look_further(experiments, narrow, until=latest[-1].info.start_time)
 
     def _look_further(self, experiments: Sequence[str], filters: Sequence[str], *, until: int) -> None:
@@ -243,7 +256,7 @@ class PlainListing:
                 " and ".join([*filters, *began]),
                 max_results=_PAGE,
             )
-            return [PlainRun.of(run, self._metric, self._space) for run in runs]
+            return [PlainRun.of(run, self._metric, self._space, self._rules) for run in runs]
 
         with ThreadPoolExecutor(_LISTERS, thread_name_prefix="mlflow-hpo-listing") as pool:
             for runs in pool.map(within, pairwise(edges)):

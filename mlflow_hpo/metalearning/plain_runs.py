@@ -20,6 +20,7 @@ from mlflow_hpo.metalearning.history import why_outside
 from mlflow_hpo.metalearning.mined import Mined, read
 from mlflow_hpo.metalearning.plain_curves import Epochs, plain_curves
 from mlflow_hpo.metalearning.plain_listing import PlainListing, PlainRun
+from mlflow_hpo.metalearning.rules import Rules
 from mlflow_hpo.space import Config, SearchSpace
 from mlflow_hpo.tracking.logged import logged_value
 
@@ -52,6 +53,7 @@ def plain_runs(
     metric: str,
     mode: str,
     space: SearchSpace,
+    rules: Rules,
     cache: Cache,
     taken: Collection[str] = (),
 ) -> Mined:
@@ -65,7 +67,7 @@ def plain_runs(
     is the study's own.
 
     A task is what has the same datasets: names and digests of those that were logged as training data, of all
-    if none was. Runs without datasets are a task of their experiment.
+    if none was. Runs without datasets are a task of their experiment. `rules` may say otherwise.
 
     Epochs are steps, moved up where they begin below 1. Where the values of a task's curves stand more than
     100 steps apart (the median), its steps count something else, and values are numbered instead. A step's
@@ -85,6 +87,7 @@ def plain_runs(
         experiments: name by id, of those to look for more in.
         metric, mode: what is optimised.
         space: what the configurations are from.
+        rules: what parameters may be called, and what tells a task.
         cache: of what was read before.
         taken: names that tasks must not have.
 
@@ -92,8 +95,10 @@ def plain_runs(
         StudyError: the store cannot be used.
     """
     sign = -1.0 if mode == "max" else 1.0
-    single = {run.info.run_id: (PlainRun.of(run, metric, space), experiment) for run, experiment in named}
-    listing = PlainListing(client, experiments, metric, space, cache)
+    single = {
+        run.info.run_id: (PlainRun.of(run, metric, space, rules), experiment) for run, experiment in named
+    }
+    listing = PlainListing(client, experiments, metric, space, rules, cache)
 
     @functools.cache  # of fifty thousand runs few change when they are confirmed
     def judged(run: PlainRun, experiment: str) -> _Ended | str:

@@ -12,6 +12,7 @@ from mlflow_hpo.metalearning.features import task_features
 from mlflow_hpo.metalearning.history import History, counted
 from mlflow_hpo.metalearning.mining import RUNS
 from mlflow_hpo.metalearning.portfolio import Entry, Portfolio, config_key
+from mlflow_hpo.metalearning.rules import Rules
 from mlflow_hpo.space import SearchSpace
 
 _SHOWN = 10  # configurations that the record of a warm start holds
@@ -35,7 +36,14 @@ class WarmStart:
 
     @classmethod
     def mined(
-        cls, sources: Sequence[str], *, metric: str, mode: str, space: SearchSpace, facts: Mapping[str, str]
+        cls,
+        sources: Sequence[str],
+        *,
+        metric: str,
+        mode: str,
+        space: SearchSpace,
+        facts: Mapping[str, str],
+        rules: Rules,
     ) -> WarmStart:
         """Mine MLflow.
 
@@ -44,13 +52,16 @@ class WarmStart:
                 among them all.
             metric, mode, space: of the new study.
             facts: what the training says of its data.
+            rules: how earlier runs are read.
 
         Raises:
             ConfigError: there is no such experiment, study or plain run.
             StudyError: the store cannot be used.
         """
         chosen = None if "auto" in sources else tuple(sources)
-        history = History.from_mlflow(chosen, metric=metric, mode=mode, space=space)
+        history = History.from_mlflow(
+            chosen, metric=metric, mode=mode, space=space, rename=rules.rename, task=rules.task
+        )
         features = task_features(facts)
         return cls(history, Portfolio(history, space, features) if history else None, features, chosen)
 

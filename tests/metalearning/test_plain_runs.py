@@ -13,14 +13,15 @@ from scripted import ROUND, logged
 from mlflow_hpo import ConfigError, History, SearchSpace, Study
 from mlflow_hpo.metalearning import plain_listing, plain_runs
 from mlflow_hpo.metalearning.cache import Cache
+from mlflow_hpo.metalearning.rules import Rules
 from mlflow_hpo.metalearning.warm_start import WarmStart
 
 SPACE = SearchSpace(trainings.SPACE)
 NAN = float("nan")
 
 
-def mined(sources=("plain",), metric="loss", mode="min", space=SPACE):
-    return History.from_mlflow(sources, metric=metric, mode=mode, space=space)
+def mined(sources=("plain",), metric="loss", mode="min", space=SPACE, **rules):
+    return History.from_mlflow(sources, metric=metric, mode=mode, space=space, **rules)
 
 
 def curves(history):
@@ -232,6 +233,73 @@ def test_datasets_are_tasks(store):
     assert task(experiment="other") == "plain runs in other"
 
 
+@pytest.mark.parametrize("page", [1000, 2])  # all runs in one page, and most of them asked for further
+def test_parameters_that_earlier_runs_call_otherwise_are_renamed(store, monkeypatch, page):
+    monkeypatch.setattr(plain_listing, "_PAGE", page)
+    rename = {"position": "x", "pos": "x", "form": "kind"}
+    expected = {
+        logged(store, params={"position": 0.5, "form": "round"}): 0.5,
+        logged(store, params={"pos": 0.25, "kind": "round"}): 0.25,
+        logged(store, params={"x": 0.125, "position": 7, "kind": "round"}): 0.125,  # its own name counts
+        logged(store, params={"x": 0.75, "kind": "round"}): 0.75,
+    }
+    logged(store, params={"position": 2, "form": "round"})
+    logged(store, params={"place": 0.5, "kind": "round"})
+
+    history = mined(rename=rename)
+
+    found = {each.run_id: each.config["x"] for task in history.tasks for each in task.trials}
+    assert found == expected
+    assert history.skipped["with a value outside of the space"] == 1
+    assert mined().trials == 2  # another rule is not answered from what was kept for this one
+
+
+def test_trials_of_studies_are_renamed_too(store):
+    study = search()
+    position = SearchSpace(
+        {"position" if name == "x" else name: each for name, each in trainings.SPACE.items()}
+    )
+
+    history = mined(["test"], space=position, rename={"x": "position"})
+
+    assert [each.config["position"] for each in history.tasks[0].trials] == [
+        each.config["x"] for each in study.optimizer.trials.values()
+    ]
+    assert mined(["test"], space=position).trials == 0
+
+
+def test_what_tells_the_task_of_a_plain_run_can_be_said(store):
+    def tasks(rule):
+        return {task.name: len(task.trials) for task in mined(None, task=rule).tasks}
+
+    houses = {**ROUND, "path": "houses.csv"}
+    logged(store, params=houses, data=[("a", "1")], tags={"city": "Rome"})
+    logged(store, params=houses, data=[("b", "2")], experiment="other")
+    logged(store, tags={"city": "Rome"})
+
+    assert tasks("param:path") == {"plain runs on path=houses.csv": 2, "plain runs in plain": 1}
+    assert tasks("tag:city") == {"plain runs on city=Rome": 2, "plain runs in other": 1}
+    assert tasks("experiment") == {"plain runs in plain": 2, "plain runs in other": 1}
+    assert tasks("dataset") == {"plain runs on a@1": 1, "plain runs on b@2": 1, "plain runs in plain": 1}
+
+
+def test_a_study_goes_by_its_rules_also_when_it_is_resumed(store):
+    for number in range(5):
+        logged(store, params={"position": number / 10, "kind": "round", "path": number % 2})
+    rules = {"warm_start_rename": {"position": "x"}, "warm_start_task": "param:path"}
+
+    study = search(warm_start=["plain"], **rules)
+
+    assert {task.name: len(task.trials) for task in study.warm_start.history.tasks} == {
+        "plain runs on path=0": 3,
+        "plain runs on path=1": 2,
+    }
+    again = Study(trainings.quick, resume=study.run_id, trials=9)
+    again.run()
+    known = [[task.trials for task in one.warm_start.history.tasks] for one in (study, again)]
+    assert sorted(known[0], key=len) == sorted(known[1], key=len)
+
+
 def test_a_task_has_no_name_of_a_study(store):
     run_id = logged(store)
     client = MlflowClient()
@@ -243,6 +311,7 @@ def test_a_task_has_no_name_of_a_study(store):
             metric="loss",
             mode="min",
             space=SPACE,
+            rules=Rules(),
             cache=cache,
             taken={"plain runs in plain"},
         )
