@@ -24,7 +24,7 @@ from mlflow_hpo.tracking.tracker import TAG_LENGTH, Tracker, as_yaml
 
 BUDGET = "hpo.budget"  # tag of the parent run: spent / allowed, in words
 PROGRESS_INTERVAL = 60.0  # seconds: what a killed driver's study forgets at most of what it had spent
-PROGRESS_PAUSE = 1.0  # seconds between two steps of it at least: thousands of jobs may end meanwhile
+PROGRESS_PAUSE = 1.0  # seconds between two steps of it at least, but where there is a new best value
 ANOTHER_SEARCH = "the study went on with another search"
 STATUS = {TrialState.PAUSED: "SCHEDULED", TrialState.FINISHED: "FINISHED", TrialState.STOPPED: "KILLED"}
 ENDED = {**STATUS, TrialState.FAILED: "FAILED"}

@@ -7,6 +7,7 @@ import importlib
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -149,7 +150,7 @@ def _training(trial: PastTrial) -> Trainable:
             "trial_run_id",
             f"is of an MLflow project ({trial.facts['data']}), whose script this does not run; `mlflow run` "
             "runs it with these parameters: "
-            + " ".join(f"-P {name}={value}" for name, value in trial.params.items()),
+            + shlex.join(word for name, value in trial.params.items() for word in ("-P", f"{name}={value}")),
         )
     if "data.sha256" in trial.facts:
         return _bundled(trial)

@@ -244,6 +244,9 @@ class Study:
         else:
             recording = self._resumption.recording
             self._tracker = Tracker.resume(recording, take_over=self._take_over, source=self._source)
+            newer = self._tracker.recording
+            if newer is not None and newer is not recording:
+                self._resumption = Resumption(newer, self.config)
         self._books = Bookkeeper(
             *(self.config, self.optimizer, self._tracker),
             slots=len(self._launcher.slots),

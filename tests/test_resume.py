@@ -15,6 +15,7 @@ from mlflow_hpo import ConfigError, Decision, Optimizer, SearchSpace, Study, Stu
 from mlflow_hpo.launchers import LAUNCHERS
 from mlflow_hpo.launchers.local import LocalLauncher
 from mlflow_hpo.recording import Reports
+from mlflow_hpo.tracking import lease
 from mlflow_hpo.tracking.reader import read_study
 from mlflow_hpo.tracking.recovery import read_recording
 
@@ -278,6 +279,25 @@ def test_crashes_lose_and_double_nothing_with_four_workers(store, tmp_path, requ
         assert int(tags["hpo.epochs"]) == max(steps)
         config = {name: float(value) if name != "kind" else value for name, value in params.items()}
         assert dict(points["loss"]) == {step: trainings.curve(config, step) for step in steps}
+
+
+def test_a_study_that_is_taken_over_goes_on_from_what_its_driver_did_last(store, monkeypatch, wait_for):
+    monkeypatch.setattr(lease, "RENEWAL", 2.0)
+    monkeypatch.setenv("EPOCH_SECONDS", "0.2")
+    first = Study(trainings.timed, trainings.SPACE, **KEYS, experiment="taken")
+    first.start()
+    wait_for(lambda: first.best is not None)
+    second = Study(trainings.timed, resume=first.run_id, take_over=True)  # reads what there is now
+
+    best = second.run()
+
+    with pytest.raises(StudyError, match="was taken over by process"):
+        first.wait()
+    found = told(store, first.run_id)  # sees to it that none has two runs
+    assert sorted(found) == list(range(KEYS["trials"]))
+    assert {status for _, status, _, _ in found.values()} <= {"FINISHED", "KILLED"}
+    assert len(first.optimizer.trials) > 1, "it did nothing meanwhile"
+    assert best.value == min(loss for *_, points in found.values() for _, loss in points["loss"])
 
 
 class LateLauncher(LocalLauncher):

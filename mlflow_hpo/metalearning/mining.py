@@ -24,7 +24,7 @@ from mlflow_hpo.metalearning.plain_runs import plain_runs
 from mlflow_hpo.metalearning.rules import Rules
 from mlflow_hpo.metalearning.written import written
 from mlflow_hpo.space import SearchSpace
-from mlflow_hpo.tracking.connect import ask, ask_all, connect
+from mlflow_hpo.tracking.connect import ask, ask_all, connect, store_name
 from mlflow_hpo.tracking.history import WRITTEN
 
 _PAGE = 1000  # runs a request
@@ -55,7 +55,7 @@ def mine(
     named = _named_runs(client, [source for source in sources or () if source.startswith(RUNS)], metric)
     names = None if sources is None else [source for source in sources if not source.startswith(RUNS)]
     experiments = _experiments(client, names)
-    with Cache(mlflow.get_tracking_uri(), cache_folder()) as cache:
+    with Cache(store_name(mlflow.get_tracking_uri()), cache_folder()) as cache:
         studies = _read(_studies(client, named, experiments), metric, mode, space, rules, cache)
         plain = plain_runs(
             client,

@@ -20,6 +20,7 @@ from mlflow_hpo.tracking.details import StudyDetails
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+_INACTIVE = object()  # None may be a choice
 COLOURS = {  # by fate
     "RUNNING": "#0072b2",
     "SCHEDULED": "#999999",
@@ -96,7 +97,7 @@ def _parallel(plotly: Any, study: StudyDetails) -> Any:
     ]
     values = [trial.best for trial in trials]
     axes = [
-        _axis(name, parameter, [trial.params.get(name) for trial in trials])
+        _axis(name, parameter, [trial.params.get(name, _INACTIVE) for trial in trials])
         for name, parameter in study.space.items()
     ]
     metric = {"label": _text(study.summary.metric), "values": values}
@@ -110,11 +111,11 @@ def _axis(name: str, parameter: Parameter, values: list[Any]) -> dict[str, Any]:
         places = {str(choice): place for place, choice in enumerate(parameter.choices)}
         return {
             "label": _text(name),
-            "values": [math.nan if value is None else places[str(value)] for value in values],
+            "values": [math.nan if value is _INACTIVE else places[str(value)] for value in values],
             "tickvals": list(places.values()),
             "ticktext": [_text(choice) for choice in places],
         }
-    numbers = [math.nan if value is None else float(value) for value in values]
+    numbers = [math.nan if value is _INACTIVE else float(value) for value in values]
     if not parameter.to_dict().get("log"):
         return {"label": _text(name), "values": numbers}
     known = sorted({number for number in numbers if not math.isnan(number)})

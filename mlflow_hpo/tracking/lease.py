@@ -50,8 +50,8 @@ class Lease:
             "started": psutil.Process().create_time(),
         }
 
-    def take(self, *, take_over: bool) -> None:
-        """Become the driver.
+    def take(self, *, take_over: bool) -> bool:
+        """Become the driver; return whether another one was at work until now.
 
         Args:
             take_over: even where another one may be at work; wait until it will have noticed.
@@ -60,7 +60,7 @@ class Lease:
             StudyError: another driver is at work.
         """
         other = _read(self._client.get_run(self._run_id).data.tags)
-        if _at_work(other):
+        if at_work := _at_work(other):
             if not take_over:
                 raise StudyError(
                     f"resume: run {self._run_id} is driven by process {other['pid']} on {other['host']}, "
@@ -72,6 +72,7 @@ class Lease:
         else:
             self._write()
         self.check()
+        return at_work
 
     def renew(self) -> None:
         """Stay the driver for another term.

@@ -43,6 +43,7 @@ from mlflow_hpo.tracking.known import KnownRunsWriter
 from mlflow_hpo.tracking.lease import DRIVER, Lease, Renewals
 from mlflow_hpo.tracking.opening import open_parent
 from mlflow_hpo.tracking.outage import is_final
+from mlflow_hpo.tracking.recovery import read_recording
 from mlflow_hpo.tracking.runs import TrialRun
 from mlflow_hpo.tracking.summary import SCHEMA, StudySummary, TrialSummary, best_metric
 from mlflow_hpo.tracking.system_metrics import MachineMonitor
@@ -109,6 +110,9 @@ class Tracker:
         lease: says that this is the study's driver.
         recording: what is known of the study, if it is resumed.
         invocation: a run that `mlflow run` made for the resuming of a study; it ends as the study does.
+
+    Attributes:
+        recording: as given, or newer where another driver was at work until its study was taken over.
     """
 
     def __init__(
@@ -132,6 +136,7 @@ class Tracker:
         self.artifact_uri: str = parent.info.artifact_uri
         self._writer: Writer | KnownRunsWriter = Writer(client, study=self.run_id)
         self._known: dict[int, RecordedTrial] = {}
+        self.recording = recording
         if recording is not None:
             self._writer = KnownRunsWriter(self._writer, recording)
             self._known = dict(recording.trials)
@@ -209,7 +214,9 @@ class Tracker:
             link = {"hpo.kind": "resume", "hpo.study": recording.run_id}
             ask(_cannot_write(), client.log_batch, adopted, tags=[RunTag(*each) for each in link.items()])
         lease = Lease(client, recording.run_id)
-        ask("resume", lease.take, take_over=take_over)
+        if ask("resume", lease.take, take_over=take_over):  # it has made history since this was read
+            recording = read_recording(recording.run_id)
+            parent = ask(_cannot_write(), client.get_run, recording.run_id)
         return cls(client, parent, _context(source), lease, recording, adopted)
 
     def log_first(self, artifacts: Mapping[str, str]) -> None:

@@ -293,11 +293,13 @@ class Writer:
                 self._changed.wait_for(lambda: self._calls or self._leave or self._error)
                 if not self._calls:
                     return
-                call, _ = self._calls.popleft()
+                call, future = self._calls.popleft()
                 self._busy += 1
             call()
             with self._changed:
                 self._busy -= 1
+                if future.exception() is None:
+                    self._last_success = time.monotonic()
                 self._changed.notify_all()
 
     def _send(self) -> None:

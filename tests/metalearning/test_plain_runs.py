@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from scripted import ROUND, logged
 
 from mlflow_hpo import ConfigError, History, SearchSpace, Study
-from mlflow_hpo.metalearning import plain_listing, plain_runs
+from mlflow_hpo.metalearning import mining, plain_listing, plain_runs
 from mlflow_hpo.metalearning.cache import Cache
 from mlflow_hpo.metalearning.rules import Rules
 from mlflow_hpo.metalearning.warm_start import WarmStart
@@ -431,3 +431,21 @@ def test_named_runs_are_looked_up(store, number, monkeypatch):
     assert f"in {where} say what to try" in str(WarmStart(history, None, {}, tuple(sources)))
     with pytest.raises(ConfigError, match="there is no study 'runs:/nothing'"):
         mined([*sources, "runs:/nothing"])
+
+
+def test_what_is_kept_is_not_taken_for_a_store_of_the_same_name_elsewhere(store, tmp_path, monkeypatch):
+    store.create_experiment("plain")
+    asked = []
+
+    class Spy(Cache):
+        def __init__(self, uri, folder):
+            asked.append(uri)
+            super().__init__(uri, folder)
+
+    monkeypatch.setattr(mining, "Cache", Spy)
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    for folder in (tmp_path, tmp_path / "elsewhere"):
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
+        mined()
+    assert asked == [f"sqlite:///{tmp_path / name}" for name in ("mlflow.db", "elsewhere/mlflow.db")]

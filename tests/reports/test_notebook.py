@@ -1,5 +1,6 @@
 """A study in a notebook: started in a thread, shown as HTML and as figures."""
 
+import math
 import re
 import sys
 from concurrent.futures import wait
@@ -8,8 +9,8 @@ from importlib.util import find_spec
 import pytest
 import trainings
 
-from mlflow_hpo import ConfigError, Study, StudyError
-from mlflow_hpo.reports.figures import KINDS, figure
+from mlflow_hpo import ConfigError, SearchSpace, Study, StudyError
+from mlflow_hpo.reports.figures import _INACTIVE, KINDS, _axis, figure
 from mlflow_hpo.reports.notebook import study_html
 from mlflow_hpo.tracking.details import read_details
 
@@ -119,3 +120,10 @@ def test_figures(store):
     assert len(axes[0]["values"]) == 24
     assert study.figure("incumbent").layout.title.text == f"{study.summary().name}: incumbent"
     assert sum(study.figure("importance").data[0].x) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_none_may_be_a_choice_and_is_active_then():
+    space = SearchSpace({"penalty": {"type": "categorical", "choices": ["l1", None]}})
+    axis = _axis("penalty", space["penalty"], ["l1", None, _INACTIVE])
+    assert axis["values"][:2] == [0, 1]
+    assert math.isnan(axis["values"][2])

@@ -183,3 +183,10 @@ def test_who_waits_for_a_run_when_the_store_breaks_is_told(start, make_store):
     store.open.set()
     with pytest.raises(MlflowException, match="no"):
         made.result(10)
+
+
+def test_calls_that_take_long_together_are_waited_for_as_long_as_they_end(start, make_store):
+    writer = start(make_store(), patience=0.6)
+    ended = [writer.call(time.sleep, 0.3) for _ in range(4)]
+    writer.flush()
+    assert all(each.done() for each in ended)
