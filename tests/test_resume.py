@@ -281,12 +281,12 @@ def test_crashes_lose_and_double_nothing_with_four_workers(store, tmp_path, requ
         assert dict(points["loss"]) == {step: trainings.curve(config, step) for step in steps}
 
 
-def test_a_study_that_is_taken_over_goes_on_from_what_its_driver_did_last(store, monkeypatch, wait_for):
+def test_a_study_that_is_taken_over_goes_on_from_what_its_driver_did_last(store, monkeypatch):
     monkeypatch.setattr(lease, "RENEWAL", 2.0)
     monkeypatch.setenv("EPOCH_SECONDS", "0.2")
     first = Study(trainings.timed, trainings.SPACE, **KEYS, experiment="taken")
     first.start()
-    wait_for(lambda: first.best is not None)
+    wait_until_running(store, "taken")
     second = Study(trainings.timed, resume=first.run_id, take_over=True)  # reads what there is now
 
     best = second.run()

@@ -19,7 +19,7 @@ from test_trial import Memory
 from mlflow_hpo import ConfigError, Study, StudyError, Trial, TrialStopped
 from mlflow_hpo.launchers.base import Outcome, Reported
 from mlflow_hpo.reports.live import PlainView
-from mlflow_hpo.tracking.connect import ask, public_uri
+from mlflow_hpo.tracking.connect import ask, connect, public_uri
 from mlflow_hpo.tracking.reader import read_study
 from mlflow_hpo.tracking.tracker import Tracker
 from mlflow_hpo.tracking.writer import Writer
@@ -297,6 +297,22 @@ def test_a_model_name_that_mlflow_would_refuse_is_told_before_the_search():
 def test_uris_are_shown_without_secrets():
     assert public_uri("postgresql://h/db?user=me&password=secret") == "postgresql://h/db"
     assert public_uri("postgresql://me:p@h/db?sslmode=require") == "postgresql://h/db?sslmode=require"
+
+
+@pytest.mark.parametrize("password", ["12/hunter2", "hunter2#a", "hunter2?b", "pa/hunter2"])
+def test_passwords_that_are_not_quoted_are_not_shown_either(monkeypatch, password):
+    uri = f"postgresql://me:{password}@127.0.0.1:1/mlflow"
+    assert public_uri(uri) == "postgresql://127.0.0.1:1/mlflow"
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
+    with pytest.raises(StudyError, match="MLFLOW_TRACKING_URI: cannot reach postgresql://127.0.0.1:1/mlflow"):
+        connect()
+
+
+def test_a_port_that_is_no_number_may_be_a_part_of_a_password(monkeypatch):
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://me:pa/hunter2@127.0.0.1:1")
+    with pytest.raises(StudyError, match="MLFLOW_TRACKING_URI: its port is no number") as told:
+        connect()
+    assert "pa/" not in str(told.value)
 
 
 def test_errors_are_shown_without_secrets():

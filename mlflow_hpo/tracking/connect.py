@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 TIMEOUT = 5.0  # seconds to open a connection
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# user name and password in the URI of a database; SQLAlchemy lets the latter go on to the first @
+_OF_DATABASE = re.compile(r"\b((?:postgresql|mysql|mssql)(?:\+\w+)?://)[^:/@\s]*(?::[^@\s]*)?@")
 IMPATIENT = {  # MLflow's own settings for stores that have not been seen to work yet
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -73,11 +75,17 @@ def impatient() -> Iterator[None]:
 
 def reach(setting: str, uri: str) -> None:
     """Raise a StudyError that names `setting` if nothing answers at the host and port of `uri`."""
-    parts = urlsplit(uri)
-    port = PORTS.get(parts.scheme.split("+")[0])
-    if parts.hostname and port:
+    parts = urlsplit(public_uri(uri))
+    usual = PORTS.get(parts.scheme.split("+")[0])
+    try:
+        port = parts.port or usual
+    except ValueError:  # which would quote what may be a part of a password
+        raise StudyError(
+            f"{setting}: its port is no number (in a password, / and such must be quoted)"
+        ) from None
+    if parts.hostname and usual:
         try:
-            socket.create_connection((parts.hostname, parts.port or port), TIMEOUT).close()
+            socket.create_connection((parts.hostname, port), TIMEOUT).close()
         except OSError as error:
             raise StudyError(
                 f"{setting}: cannot reach {public_uri(uri)}: {error.strerror or error}"
@@ -125,9 +133,12 @@ def public_uri(uri: str) -> str:
 
     >>> public_uri("postgresql://me:secret@db.example/mlflow")
     'postgresql://db.example/mlflow'
+    >>> public_uri("postgresql://me:1/2#3?4@db.example/mlflow")  # SQLAlchemy takes what is not quoted, too
+    'postgresql://db.example/mlflow'
     >>> public_uri("sqlite:///mlflow.db")
     'sqlite:///mlflow.db'
     """
+    uri = _OF_DATABASE.sub(r"\1", uri)
     parts = urlsplit(uri)
     if re.search("pass|secret|token|key", parts.query, re.IGNORECASE):
         uri = uri.partition("?")[0]
@@ -165,5 +176,8 @@ def without_passwords(text: str) -> str:
 
     >>> without_passwords("API request to http://me:secret@mlflow.example/api failed")
     'API request to http://mlflow.example/api failed'
+    >>> without_passwords("cannot connect to postgresql+psycopg://me:1/2@db.example/mlflow")
+    'cannot connect to postgresql+psycopg://db.example/mlflow'
     """
+    text = _OF_DATABASE.sub(r"\1", text)
     return re.sub(r"://[^/\s@]+(?:@[^/\s@]+)*@", "://", text)
