@@ -22,9 +22,10 @@ from mlflow_hpo.tracking.tracker import Tracker, as_yaml
 FIXED = ("metric", "space", "constraints", "data", "target", "experiment")
 """Keys that a resumed study must have as they were: its trials would mean something else."""
 
+_OF_HISTORY = ("warm_start", "warm_start_rename", "warm_start_task")  # what a study begins with
 OF_SEARCH = (
     *("searcher", "scheduler", "min_resource", "max_resource", "seed", "points", "early_stopping"),
-    *("warm_start", "warm_start_rename", "warm_start_task"),
+    *_OF_HISTORY,
 )
 """Keys of the search. With another one of them the trials so far are over, and teach the new search."""
 
@@ -118,7 +119,7 @@ def resumed_keys(recording: Recording, given: Mapping[str, Any]) -> dict[str, An
     """Return the keys of a study that goes on: as recorded, but where the user says otherwise."""
     given = dict(given)
     if recording.keys.get("warm_start"):
-        for key in ("warm_start", "warm_start_rename", "warm_start_task"):  # what it began with stays
+        for key in _OF_HISTORY:  # that stays
             given.pop(key, None)
     return {**recording.keys, **given}
 

@@ -16,7 +16,7 @@ from mlflow_hpo.tracking.details import Progress, StudyDetails, TrialDetails
 
 FATES = tuple(STATES)  # a trial's status is its place here
 STEPS = 400  # of the progress that the page draws
-_INACTIVE = object()
+INACTIVE = object()  # instead of a value; None may be a choice
 
 
 def columns(study: StudyDetails) -> dict[str, Any]:
@@ -127,11 +127,11 @@ def _parameter(name: str, parameter: Parameter) -> dict[str, Any]:
 
 
 def _values(name: str, parameter: Parameter, trials: Iterable[TrialDetails]) -> list[Any]:
-    found = [each.summary.params.get(name, _INACTIVE) for each in trials]
+    found = [each.summary.params.get(name, INACTIVE) for each in trials]
     if isinstance(parameter, CategoricalParameter):
         places = {str(choice): place for place, choice in enumerate(parameter.choices)}
-        return [None if value is _INACTIVE else places[str(value)] for value in found]
-    return [None if value is _INACTIVE else value for value in found]
+        return [None if value is INACTIVE else places[str(value)] for value in found]
+    return [None if value is INACTIVE else value for value in found]
 
 
 def _curve(trial: TrialDetails) -> list[Any]:

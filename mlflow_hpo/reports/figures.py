@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_hpo.checks import did_you_mean
 from mlflow_hpo.errors import ConfigError
-from mlflow_hpo.reports.columns import improvements
+from mlflow_hpo.reports.columns import INACTIVE, improvements
 from mlflow_hpo.reports.importance import importance
 from mlflow_hpo.reports.notebook import EXTRA
 from mlflow_hpo.reports.text import STATES
@@ -20,7 +20,6 @@ from mlflow_hpo.tracking.details import StudyDetails
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_INACTIVE = object()  # None may be a choice
 COLOURS = {  # by fate
     "RUNNING": "#0072b2",
     "SCHEDULED": "#999999",
@@ -97,7 +96,7 @@ def _parallel(plotly: Any, study: StudyDetails) -> Any:
     ]
     values = [trial.best for trial in trials]
     axes = [
-        _axis(name, parameter, [trial.params.get(name, _INACTIVE) for trial in trials])
+        _axis(name, parameter, [trial.params.get(name, INACTIVE) for trial in trials])
         for name, parameter in study.space.items()
     ]
     metric = {"label": _text(study.summary.metric), "values": values}
@@ -111,11 +110,11 @@ def _axis(name: str, parameter: Parameter, values: list[Any]) -> dict[str, Any]:
         places = {str(choice): place for place, choice in enumerate(parameter.choices)}
         return {
             "label": _text(name),
-            "values": [math.nan if value is _INACTIVE else places[str(value)] for value in values],
+            "values": [math.nan if value is INACTIVE else places[str(value)] for value in values],
             "tickvals": list(places.values()),
             "ticktext": [_text(choice) for choice in places],
         }
-    numbers = [math.nan if value is _INACTIVE else float(value) for value in values]
+    numbers = [math.nan if value is INACTIVE else float(value) for value in values]
     if not parameter.to_dict().get("log"):
         return {"label": _text(name), "values": numbers}
     known = sorted({number for number in numbers if not math.isnan(number)})

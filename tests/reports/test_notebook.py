@@ -10,7 +10,8 @@ import pytest
 import trainings
 
 from mlflow_hpo import ConfigError, SearchSpace, Study, StudyError
-from mlflow_hpo.reports.figures import _INACTIVE, KINDS, _axis, figure
+from mlflow_hpo.reports.columns import INACTIVE
+from mlflow_hpo.reports.figures import KINDS, _axis, figure
 from mlflow_hpo.reports.notebook import study_html
 from mlflow_hpo.tracking.details import read_details
 
@@ -124,6 +125,6 @@ def test_figures(store):
 
 def test_none_may_be_a_choice_and_is_active_then():
     space = SearchSpace({"penalty": {"type": "categorical", "choices": ["l1", None]}})
-    axis = _axis("penalty", space["penalty"], ["l1", None, _INACTIVE])
+    axis = _axis("penalty", space["penalty"], ["l1", None, INACTIVE])
     assert axis["values"][:2] == [0, 1]
     assert math.isnan(axis["values"][2])
