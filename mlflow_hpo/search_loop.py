@@ -312,6 +312,7 @@ class SearchLoop:
         """
         deadline = time.monotonic() + (GRACE if self._interrupted.is_set() else UPLOAD_PATIENCE)
         while self._launcher.uploads and time.monotonic() < deadline:
+            self._tracker.check_lease()
             for event in self._arrivals.admit(self._launcher.drain(TICK)):
                 self._take(event)
         return self._launcher.uploads
@@ -323,7 +324,7 @@ class SearchLoop:
             if self._interrupted.is_set():
                 raise KeyboardInterrupt
             return
-        self._tracker.keep_lease()
+        self._tracker.check_lease()
         self._look_at_store()
         ledger = self._books.ledger
         if not self.stopping and (why := "interrupted" if self._interrupted.is_set() else ledger.exhausted()):

@@ -350,6 +350,7 @@ class Study:
         self._write(self._books.write_best, self.best)
         if isinstance(self._train, DescribedTraining) and not self._interrupted.is_set():
             self._log_model(self._train, self.best, folder)
+        self._tracker.check_lease()  # what is no longer needed here may be needed by another driver
         self._books.clear_checkpoints()
 
     def _log_model(self, train: DescribedTraining, best: BestTrial, folder: Path) -> None:
@@ -377,6 +378,7 @@ class Study:
     def _finish(self) -> None:
         self._status = "KILLED" if self._interrupted.is_set() else "FINISHED"
         self._write(self._tracker.table, self.summary())
+        self._tracker.check_lease()
         self._write_finish()
         self._tracker.flush()
 

@@ -12,6 +12,7 @@ import trainings
 from crashes import Driver, searched_with_kills, told, wait_until_running
 
 from mlflow_hpo import ConfigError, Decision, Optimizer, SearchSpace, Study, StudyError, tune
+from mlflow_hpo.bookkeeper import Bookkeeper
 from mlflow_hpo.launchers import LAUNCHERS
 from mlflow_hpo.launchers.local import LocalLauncher
 from mlflow_hpo.recording import Reports
@@ -209,6 +210,45 @@ def test_a_driver_that_was_taken_over_lets_go(store, monkeypatch):
     run = store.get_run(study.run_id)
     assert json.loads(run.data.tags["hpo.driver"])["id"] == "thief"
     assert run.info.status == "RUNNING"
+
+
+def test_the_lease_is_kept_however_long_the_end_takes(store, monkeypatch):
+    monkeypatch.setattr(lease, "RENEWAL", 0.3)
+    monkeypatch.setattr(lease, "TERM", 2.0)
+    clear = Bookkeeper.clear_checkpoints
+    left = []
+
+    def slowly(books):
+        time.sleep(4.0)
+        tag = store.get_run(study.run_id).data.tags["hpo.driver"]
+        left.append(json.loads(tag)["until"] - time.time())
+        clear(books)
+
+    monkeypatch.setattr(Bookkeeper, "clear_checkpoints", slowly)
+    study = Study(trainings.with_checkpoints, trainings.SPACE, **KEYS)
+    study.run()
+    assert left[0] > 0
+    assert store.get_run(study.run_id).data.tags["hpo.driver"] == ""
+
+
+def test_nothing_is_removed_once_another_driver_has_the_study(store, monkeypatch):
+    monkeypatch.setattr(lease, "RENEWAL", 0.3)
+    best_found = Bookkeeper.best_found
+    cleared = []
+
+    def slowly(books, best):
+        thief = json.dumps({"id": "thief", "host": "elsewhere", "pid": 1, "until": 1e12})
+        store.set_tag(study.run_id, "hpo.driver", thief)
+        time.sleep(2.0)
+        best_found(books, best)
+
+    monkeypatch.setattr(Bookkeeper, "best_found", slowly)
+    monkeypatch.setattr(Bookkeeper, "clear_checkpoints", cleared.append)
+    study = Study(trainings.with_checkpoints, trainings.SPACE, **KEYS)
+    with pytest.raises(StudyError, match="was taken over by process 1 on elsewhere"):
+        study.run()
+    assert not cleared
+    assert store.get_run(study.run_id).info.status == "RUNNING"
 
 
 def test_the_run_that_mlflow_made_for_resuming_is_linked_and_ends_as_the_study_does(store, monkeypatch):

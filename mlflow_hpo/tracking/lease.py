@@ -6,10 +6,10 @@ import json
 import logging
 import os
 import socket
+import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from typing import Any
 
 import psutil
@@ -17,10 +17,12 @@ from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.errors import StudyError
 from mlflow_hpo.tracking.connect import without_passwords
+from mlflow_hpo.tracking.transport import own_retries
 
 DRIVER = "hpo.driver"  # tag of the parent run
 TERM = 90.0  # seconds that a lease lasts
 RENEWAL = 20.0  # seconds between two renewals
+WAIT = 5.0  # seconds that the end waits for a renewal on its way
 
 logger = logging.getLogger(__name__)
 
@@ -110,36 +112,40 @@ class Lease:
 
 
 class Renewals:
-    """Renews a lease now and then, in the background.
+    """Renews a lease now and then, from a thread of its own, so that nothing else can hold it up.
 
     Args:
         lease: which the caller has.
-        call: makes a call from another thread.
     """
 
-    def __init__(self, lease: Lease, call: Callable[[Callable[[], None]], Future[None]]) -> None:
+    def __init__(self, lease: Lease) -> None:
         self._lease = lease
-        self._call = call
-        self._begun = time.monotonic()
-        self._renewal: Future[None] | None = None
+        self._lost: LeaseLostError | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew, daemon=True, name="mlflow-hpo-lease")
+        self._thread.start()
 
-    def keep(self) -> None:
-        """Begin a renewal when it is time; to be called again and again.
+    def check(self) -> None:
+        """Raise LeaseLostError where another driver was found to have the lease."""
+        if self._lost is not None:
+            raise self._lost
 
-        Raises:
-            LeaseLostError: another driver has the lease.
-        """
-        if self._renewal is not None and self._renewal.done():
-            renewal, self._renewal = self._renewal, None
-            error = renewal.exception()
-            if isinstance(error, LeaseLostError):
-                raise error
-            if error is not None:
-                line = without_passwords(str(error))
-                logger.warning("the lease of the study was not renewed: %s", line)
-        if self._renewal is None and time.monotonic() - self._begun > RENEWAL:
-            self._begun = time.monotonic()
-            self._renewal = self._call(self._lease.renew)
+    def end(self) -> None:
+        """Leave the lease as it is. May be called more than once."""
+        self._ended.set()
+        self._thread.join(WAIT)
+
+    def _renew(self) -> None:
+        with own_retries():
+            while not self._ended.wait(RENEWAL):
+                try:
+                    self._lease.renew()
+                except LeaseLostError as error:
+                    self._lost = error
+                    return
+                except Exception as error:  # noqa: BLE001  the store may be back by the next time
+                    line = without_passwords(" ".join(str(error).split()))
+                    logger.warning("the lease of the study was not renewed: %.300s", line)
 
 
 def driver(tags: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ from mlflow_hpo.recording import BROKEN_OFF
 from mlflow_hpo.retention import Retention, StoredTrial
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
 from mlflow_hpo.tracking.connect import ask, connect
-from mlflow_hpo.tracking.lease import Lease, driver
+from mlflow_hpo.tracking.lease import Lease, Renewals, driver
 from mlflow_hpo.tracking.recovery import CHECKPOINTS
 from mlflow_hpo.tracking.runs import check_study, found_run, trial_runs
 from mlflow_hpo.tracking.summary import best_metric
@@ -87,6 +87,7 @@ def prune(pruning: Pruning) -> None:
     _parent(client, pruning.run_id)
     lease = Lease(client, pruning.run_id)
     lease.take(take_over=False)
+    renewals = Renewals(lease)
     try:
         left: dict[str, dict[int, str]] = defaultdict(dict)
         for each in pruning.kept:
@@ -98,6 +99,7 @@ def prune(pruning: Pruning) -> None:
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="mlflow-hpo-prune") as pool:
             list(pool.map(_remove, pruning.removed))
     finally:
+        renewals.end()
         with contextlib.suppress(Exception):  # it runs out by itself
             lease.release()
 

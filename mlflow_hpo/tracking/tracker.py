@@ -140,7 +140,7 @@ class Tracker:
         if recording is not None:
             self._writer = KnownRunsWriter(self._writer, recording)
             self._known = dict(recording.trials)
-        self._renewals = Renewals(lease, self._writer.call)
+        self._renewals = Renewals(lease)
 
     @classmethod
     def begin(
@@ -260,9 +260,9 @@ class Tracker:
         """For how many seconds the tracking store has been away; None while it answers."""
         return self._writer.away
 
-    def keep_lease(self) -> None:
-        """Go on being the driver; to be called again and again. Raises LeaseLostError where it is not."""
-        self._renewals.keep()
+    def check_lease(self) -> None:
+        """See that this is the driver still; to be called again and again. Raises LeaseLostError."""
+        self._renewals.check()
 
     def end_left_over(self) -> None:
         """End the recorded trials that a resumed study did not come to again."""
@@ -274,10 +274,12 @@ class Tracker:
 
     def abandon(self) -> None:
         """Write nothing more: everything stays as it is in the store."""
+        self._renewals.end()
         self._writer.abandon()
 
     def release_lease(self) -> None:
         """Be the driver no more; where the store is away the lease runs out."""
+        self._renewals.end()
         with contextlib.suppress(Exception):
             self._lease.release()
 
@@ -438,6 +440,7 @@ class Tracker:
 
     def finish(self, status: str) -> None:
         """Set the parent's final status, and let another driver have it."""
+        self._renewals.end()
         self._writer.tags(self.run_id, {DRIVER: ""})
         self._writer.status(self.run_id, status)
         if self._invocation is not None:
@@ -445,6 +448,7 @@ class Tracker:
 
     def close(self) -> None:
         """Write what is left and end the writer; where it had to give up, leave no run RUNNING."""
+        self._renewals.end()
         self._writer.close()
         if self._writer.failed:
             with contextlib.suppress(Exception), impatient():  # whatever broke the writer may break this
