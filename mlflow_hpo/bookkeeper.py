@@ -72,7 +72,8 @@ class Bookkeeper:
     def remember(self, trial: RecordedTrial, slot: Slot) -> None:
         """Book a trial of an earlier search of this study; it is over."""
         record = self._optimizer.trials[trial.trial_id]
-        job = Job(trial.trial_id, dict(record.config), 0, max(trial.reached, 1), 0, trial.rung)
+        bracket = int(trial.tags.get("hpo.bracket", "0"))
+        job = Job(trial.trial_id, dict(record.config), 0, max(trial.reached, 1), bracket, trial.rung)
         entry = self.start(job, int(trial.tags.get("hpo.seed", "0")), slot)
         for report in trial.reports:
             self.ledger.trained(trial.trial_id, report.epoch)

@@ -198,6 +198,7 @@ class Optimizer:
         self._jobs: dict[int, Job] = {}  # of the running trials
         self._told_to_stop: set[int] = set()
         self._records: dict[int, TrialRecord] = {}
+        self._next_id = 0  # no lower id is free
         self._best: BestTrial | None = None
         self._eliminated: list[int] = []
         self._seen = 0  # how many of the scheduler's eliminations are among them
@@ -244,24 +245,28 @@ class Optimizer:
         return None
 
     def remember(
-        self, config: Mapping[str, Any], curve: Sequence[tuple[int, float]], reason: str | None = None
-    ) -> int:
+        self,
+        trial_id: int,
+        config: Mapping[str, Any],
+        curve: Sequence[tuple[int, float]],
+        reason: str | None = None,
+    ) -> None:
         """Take a trial that is over, of a search with another searcher, scheduler or resources.
 
         The searcher learns from it, and it counts among the trials; the scheduler does not hear of it.
 
         Args:
+            trial_id: its id; ids that are left out are those of the next new trials.
             config: its configuration.
             curve: its values by ascending resource; NaN for one that broke a constraint.
             reason: why it failed; None if it did not.
 
-        Returns:
-            Its id.
-
         Raises:
             ConfigError: the configuration is not of the space.
+            ValueError: there is such a trial already.
         """
-        trial_id = len(self._records)
+        if trial_id in self._records:
+            raise ValueError(f"remember: there is a trial {trial_id} already")
         config = self.space.validate(config)
         self._records[trial_id] = TrialRecord(trial_id, config)
         self._searcher.adopt(trial_id, dict(config))
@@ -275,13 +280,12 @@ class Optimizer:
             self._searcher.complete(trial_id)
             whole = self._records[trial_id].resource >= self.max_resource
             self._update(trial_id, state=TrialState.FINISHED if whole else TrialState.STOPPED)
-        return trial_id
 
     def ask(self) -> Job | None:
         """Return the next job, or None: nothing to hand out until a running job ends, or `finished`."""
         if self.goal_reached:
             return None
-        new_trial_id = len(self._records) if self._may_start() else None
+        new_trial_id = self._free_id() if self._may_start() else None
         assignment = self._scheduler.next(new_trial_id)
         if assignment is None:
             return None
@@ -290,6 +294,12 @@ class Optimizer:
             self._records[trial_id] = TrialRecord(trial_id, self._new_config(trial_id))
             self._may_start()  # closes the scheduler right after the last trial
         return self._go_on(assignment)
+
+    def _free_id(self) -> int:
+        """Return the lowest id that no trial has."""
+        while self._next_id in self._records:
+            self._next_id += 1
+        return self._next_id
 
     def _go_on(self, assignment: Assignment) -> Job:
         """Make a job of what the scheduler hands out."""

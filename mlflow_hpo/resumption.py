@@ -15,7 +15,7 @@ from mlflow_hpo.launchers.base import Launcher
 from mlflow_hpo.launchers.replay import ReplayLauncher
 from mlflow_hpo.optimizer import Optimizer
 from mlflow_hpo.recording import STOPPED_BY_SCHEDULER, RecordedTrial, Recording
-from mlflow_hpo.tracking.recovery import REMEMBERED, RESUMES, settings_path
+from mlflow_hpo.tracking.recovery import RESUMES, remembered, remembered_tags, settings_path
 from mlflow_hpo.tracking.summary import CHANGED
 from mlflow_hpo.tracking.tracker import Tracker, as_yaml
 
@@ -49,8 +49,10 @@ class Resumption:
         self.recording = recording
         self.live = False
         self._changes = changes(StudyConfig.parse(recording.keys), config)
-        other = not self._changes.keys().isdisjoint(OF_SEARCH)
-        self._remembered = len(recording.trials) if other else int(recording.tags.get(REMEMBERED, "0"))
+        if self._changes.keys().isdisjoint(OF_SEARCH):
+            self._remembered = remembered(recording.tags)
+        else:  # a trial without params was killed before it began, and has nothing to teach
+            self._remembered = {trial_id for trial_id, trial in recording.trials.items() if trial.texts}
 
     def begin(
         self,
@@ -73,11 +75,11 @@ class Resumption:
         trials = dict(self.recording.trials)
         self.recording.trials.clear()
         books.recall(trials)
-        past = [trials[trial_id] for trial_id in sorted(trials)][: self._remembered]
+        past = [trials[trial_id] for trial_id in sorted(self._remembered)]
         _remember(optimizer, past, config)
         for trial in past:
             books.remember(trial, launcher.slots[0])
-        again = {trial_id: trial for trial_id, trial in trials.items() if trial_id >= self._remembered}
+        again = {trial_id: trial for trial_id, trial in trials.items() if trial_id not in self._remembered}
         optimizer.recall(
             {trial_id: config.space.parse(each.texts) for trial_id, each in again.items() if each.texts},
             {trial_id: trial.reached for trial_id, trial in again.items() if trial.reached},
@@ -104,7 +106,7 @@ class Resumption:
         tracker.log_first({settings_path(resumes): as_yaml(config.to_dict())})
         changed = json.loads(tags.get(CHANGED, "{}")) | {key: now for key, (_, now) in self._changes.items()}
         tracker.go_live(
-            {RESUMES: str(resumes), REMEMBERED: str(self._remembered), CHANGED: json.dumps(changed)}
+            {RESUMES: str(resumes), CHANGED: json.dumps(changed), **remembered_tags(self._remembered)}
         )
         self.live = True
         ledger = books.ledger
@@ -162,8 +164,6 @@ def check_task(recording: Recording, task: str) -> None:
 def _remember(optimizer: Optimizer, trials: list[RecordedTrial], config: StudyConfig) -> None:
     """Let a new search learn from trials of the one before; they are over."""
     for trial in trials:
-        if trial.trial_id != len(optimizer.trials):
-            raise ConfigError("resume", f"trial {len(optimizer.trials)} of the study has no run")
         curve = [(report.epoch, report.metrics[config.metric.name]) for report in trial.reports]
         if config.constraints:
             feasible = _feasible(trial, config)
@@ -172,7 +172,7 @@ def _remember(optimizer: Optimizer, trials: list[RecordedTrial], config: StudyCo
                 for (epoch, value), kept in zip(curve, feasible, strict=True)
             ]
         reason = trial.reason if trial.failed else None
-        optimizer.remember(config.space.parse(trial.texts), curve, reason)
+        optimizer.remember(trial.trial_id, config.space.parse(trial.texts), curve, reason)
 
 
 def _feasible(trial: RecordedTrial, config: StudyConfig) -> list[bool]:

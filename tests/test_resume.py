@@ -16,9 +16,11 @@ from mlflow_hpo.bookkeeper import Bookkeeper
 from mlflow_hpo.launchers import LAUNCHERS
 from mlflow_hpo.launchers.local import LocalLauncher
 from mlflow_hpo.recording import Reports
+from mlflow_hpo.seeds import trial_seed
 from mlflow_hpo.tracking import lease
 from mlflow_hpo.tracking.reader import read_study
 from mlflow_hpo.tracking.recovery import read_recording
+from mlflow_hpo.tracking.runs import trial_runs
 
 KEYS = {
     "metric": "loss",
@@ -88,6 +90,26 @@ def test_a_finished_study_that_has_nothing_left_to_do_stays_as_it_is(store):
     assert resumed.best == study.best
     assert told(store, study.run_id) == before
     assert store.get_run(study.run_id).info.status == "FINISHED"
+
+
+def test_another_search_begins_the_trials_that_a_kill_left_without_run_or_params(store):
+    study = search(trials=6)
+    parent = store.get_run(study.run_id)
+    runs = {int(run.data.tags["hpo.trial"]): run for run in trial_runs(store, parent)}
+    store.delete_run(runs[2].info.run_id)  # as if it had not been created when the driver was killed
+    tags = {**runs[5].data.tags, "hpo.trial": "7", "hpo.seed": "1"}
+    empty = store.create_run(parent.info.experiment_id, tags=tags)
+    before = told(store, study.run_id)
+    go_on(study.run_id, searcher="random", scheduler="full", trials=8, seed=4)
+    after = told(store, study.run_id)
+    assert sorted(after) == list(range(8))
+    assert all(after[trial] == before[trial] for trial in (0, 1, 3, 4, 5))
+    assert all(after[trial][1] == "FINISHED" for trial in (2, 6, 7))
+    assert store.get_run(empty.info.run_id).data.tags["hpo.seed"] == str(trial_seed(4, 7))
+    go_on(study.run_id, trials=9)
+    again = told(store, study.run_id)
+    assert {trial: again[trial] for trial in after} == after
+    assert sorted(again) == list(range(9))
 
 
 def test_failed_trials_are_remembered_and_not_tried_again(store):

@@ -190,11 +190,11 @@ class Conformance:
     def test_learns_from_trials_of_another_search(self) -> None:
         optimizer = self.optimizer(self.scaled(40))
         before = self.scaled(20)
-        for trial in range(before):
+        unknown = {4, before - 2}
+        for trial in sorted(set(range(before)) - unknown):
             config = SPACE.sample(np.random.default_rng(trial))
             curve = [(epoch, math.nan if trial == 3 else error(config, epoch)) for epoch in (1, 2, 3, 9)]
-            reason = "crashed" if trial == 2 else None
-            assert optimizer.remember(config, curve[: 1 + trial % 4], reason) == trial
+            optimizer.remember(trial, config, curve[: 1 + trial % 4], "crashed" if trial == 2 else None)
         assert optimizer.trials[0].state is TrialState.STOPPED
         assert optimizer.trials[2].state is TrialState.FAILED
         assert optimizer.trials[3].state is TrialState.FINISHED
@@ -204,7 +204,7 @@ class Conformance:
             jobs.append(job)
             optimizer.report(job.trial_id, job.stop, error(job.config, job.stop))
             optimizer.complete(job.trial_id)
-        assert {job.trial_id for job in jobs} == set(range(before, self.scaled(40)))
+        assert {job.trial_id for job in jobs} == unknown | set(range(before, self.scaled(40)))
 
     def test_a_single_trial(self) -> None:
         drive(self.optimizer(1))

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from operator import itemgetter
@@ -30,7 +30,8 @@ from mlflow_hpo.tracking.sync import sync
 
 ATTEMPT = "hpo.attempt"  # tag of a trial: how often it was started, and started again after a failure
 CHECKPOINTS = "hpo.checkpoints"  # tag of a trial: names of its checkpoints in the store by epoch, as JSON
-REMEMBERED = "hpo.remembered"  # tag of the parent run: so many trials are of earlier searches
+REMEMBERED = "hpo.remembered"  # tag of the parent run: trials below this number are of earlier searches, ...
+BUT_NOT = "hpo.remembered_but_not"  # ... but for these, as JSON
 RESUMES = "hpo.resumes"  # tag of the parent run: how often the study was resumed
 SAMPLES = "hpo.samples"  # tag of a trial: how many samples of system metrics it has
 STEPS = "trials_done"  # the metric of the parent run that every step of the progress has
@@ -41,6 +42,17 @@ _THREADS = 8
 def settings_path(resumes: int) -> str:
     """Return where the settings stand that a study goes by after so many resumes."""
     return f"resumed/{resumes:03d}/search.yaml" if resumes else "search.yaml"
+
+
+def remembered(tags: Mapping[str, str]) -> set[int]:
+    """Return which trials of a study are of earlier searches than its latest, by the parent run's tags."""
+    return set(range(int(tags.get(REMEMBERED, "0")))).difference(json.loads(tags.get(BUT_NOT, "[]")))
+
+
+def remembered_tags(trials: Set[int]) -> dict[str, str]:
+    """Return the tags of the parent run that say which trials are of earlier searches."""
+    bound = max(trials, default=-1) + 1
+    return {REMEMBERED: str(bound), BUT_NOT: json.dumps(sorted(set(range(bound)) - trials))}
 
 
 def read_recording(run_id: str) -> Recording:

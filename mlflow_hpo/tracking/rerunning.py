@@ -14,7 +14,7 @@ from mlflow_hpo.errors import ConfigError, StudyError
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.connect import ask, connect
 from mlflow_hpo.tracking.logged import logged_value
-from mlflow_hpo.tracking.recovery import REMEMBERED, read_settings
+from mlflow_hpo.tracking.recovery import read_settings, remembered
 from mlflow_hpo.tracking.runs import check_study, found_run
 from mlflow_hpo.tracking.summary import OURS
 
@@ -65,7 +65,7 @@ def read_trial(run_id: str) -> PastTrial:
     parent = found_run(client, tags["mlflow.parentRunId"], "trial_run_id")
     check_study(parent, "trial_run_id")
     trial_id = int(tags["hpo.trial"])
-    if trial_id < int(parent.data.tags.get(REMEMBERED, "0")):
+    if trial_id in remembered(parent.data.tags):
         raise StudyError(
             f"trial {trial_id} is of a search before its study was resumed as another one: what it was "
             "trained with is not known for certain"

@@ -290,18 +290,17 @@ class Tracker:
 
         `origin` says where a configuration of earlier studies comes from, "" for others.
         """
-        warm = {"hpo.warm_start": origin} if origin else {}
+        job = {"hpo.bracket": str(bracket), "hpo.rung": str(rung), "hpo.seed": str(seed)}
+        if origin:
+            job["hpo.warm_start"] = origin
         if (known := self._known.pop(trial_id, None)) is not None:
-            return self._started_again(known, params, {"hpo.rung": str(rung), **warm})
+            return self._started_again(known, params, job)
         tags = {
             **self._context,
             MLFLOW_PARENT_RUN_ID: self.run_id,
             "hpo.kind": "trial",
             "hpo.trial": str(trial_id),
-            "hpo.bracket": str(bracket),
-            "hpo.rung": str(rung),
-            "hpo.seed": str(seed),
-            **warm,
+            **job,
         }
 
         started: Future[TrialRun] = Future()
