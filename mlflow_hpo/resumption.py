@@ -17,7 +17,7 @@ from mlflow_hpo.optimizer import Optimizer
 from mlflow_hpo.recording import STOPPED_BY_SCHEDULER, RecordedTrial, Recording
 from mlflow_hpo.tracking.recovery import RESUMES, remembered, remembered_tags, settings_path
 from mlflow_hpo.tracking.summary import CHANGED
-from mlflow_hpo.tracking.tracker import Tracker, as_yaml
+from mlflow_hpo.tracking.tracker import TAG_LENGTH, Tracker, as_yaml
 
 FIXED = ("metric", "space", "constraints", "data", "target", "experiment")
 """Keys that a resumed study must have as they were: its trials would mean something else."""
@@ -103,10 +103,11 @@ class Resumption:
         tags = self.recording.tags
         books.go_on_from(self.recording)
         resumes = int(tags.get(RESUMES, "0")) + 1
-        tracker.log_first({settings_path(resumes): as_yaml(config.to_dict())})
+        settings = settings_path(resumes)
+        tracker.log_first({settings: as_yaml(config.to_dict())})
         changed = json.loads(tags.get(CHANGED, "{}")) | {key: now for key, (_, now) in self._changes.items()}
         tracker.go_live(
-            {RESUMES: str(resumes), CHANGED: json.dumps(changed), **remembered_tags(self._remembered)}
+            {RESUMES: str(resumes), CHANGED: _fitting(changed, settings), **remembered_tags(self._remembered)}
         )
         self.live = True
         ledger = books.ledger
@@ -115,6 +116,14 @@ class Resumption:
             f"{len(ledger.running)} of them go on",
             *(f"{key} was {was!r:.100}, is now {now!r:.100}" for key, (was, now) in self._changes.items()),
         ]
+
+
+def _fitting(changed: Mapping[str, Any], settings: str) -> str:
+    """Return settings as the JSON of a tag; instead of the longest ones, where they stand if need be."""
+    told = dict(changed)
+    while len(text := json.dumps(told)) > TAG_LENGTH:
+        told[max(told, key=lambda key: len(json.dumps(told[key])))] = f"see {settings}"
+    return text
 
 
 def resumed_keys(recording: Recording, given: Mapping[str, Any]) -> dict[str, Any]:

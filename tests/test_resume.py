@@ -7,6 +7,7 @@ import signal
 import time
 
 import mlflow
+import numpy as np
 import pytest
 import trainings
 from crashes import Driver, searched_with_kills, told, wait_until_running
@@ -110,6 +111,17 @@ def test_another_search_begins_the_trials_that_a_kill_left_without_run_or_params
     again = told(store, study.run_id)
     assert {trial: again[trial] for trial in after} == after
     assert sorted(again) == list(range(9))
+
+
+def test_settings_too_long_for_a_tag_are_told_by_where_they_stand(store):
+    study = search(trials=3)
+    points = [SearchSpace(trainings.SPACE).sample(np.random.default_rng(each)) for each in range(300)]
+    go_on(study.run_id, points=points, trials=4)
+    tags = store.get_run(study.run_id).data.tags
+    assert json.loads(tags["hpo.changed"]) == {"trials": 4, "points": "see resumed/001/search.yaml"}
+    assert read_study(study.run_id).trials[3].params == points[0]
+    go_on(study.run_id, trials=5)
+    assert read_study(study.run_id).trials[4].params == points[1]
 
 
 def test_failed_trials_are_remembered_and_not_tried_again(store):

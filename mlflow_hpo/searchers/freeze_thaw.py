@@ -40,6 +40,7 @@ _IMPROVEMENTS = (-2.0, 0.0)  # powers of 10 of the improvement hoped for
 _LEAST_SPREAD = 0.5  # of the losses above the best, where all seen so far are about as good
 _FADE = 5.0  # full trainings after which the prior would count half
 _INFORMED = 2.0  # full trainings after which it is forgotten
+_DOUBTED = 4  # times `n_startup` losses, among which it is looked at whether the prior misleads
 _SPREAD = 0.4  # of a full training then goes into new configurations that are spread evenly
 _THOUGHT_OF = 100  # so many of the best paused trials of each level are thought of
 
@@ -72,6 +73,12 @@ class FreezeThawSearcher(Searcher):
     of a full training up to the first level. So the search also finds what lies far from all that was good
     before.
 
+    A history that misleads counts nothing sooner: among the first ``4 * n_startup`` losses those at the first
+    level are ranked, of `n_startup` trials or more. Where they rank the other way round than tasks with three
+    quarters of the weight lead to expect (Spearman's correlation is not above 0), nothing is expected any
+    more, and what was good on earlier tasks competes no longer; the model may still learn from them, also
+    that what was good there is bad here.
+
     Args:
         n_startup: configurations before the model proposes.
 
@@ -102,6 +109,7 @@ class FreezeThawSearcher(Searcher):
         self._proposal: _Choice | None = None  # the new configuration that `advise` found
         self._belief = Belief(self._width, self._levels)
         self._informed = False  # whether the belief has a prior
+        self._doubted = False  # whether the prior was found to mislead
         self._candidates: dict[bytes, Config] = {}  # what was good on earlier tasks, by its place
 
     def expect(self, prior: Prior) -> Sequence[Config]:
@@ -152,6 +160,8 @@ class FreezeThawSearcher(Searcher):
             insort(self._ranked, (loss, trial_id))
             if self._informed and self._trained >= _INFORMED * self._levels[-1]:
                 self._forget()
+            elif self._informed and not self._doubted and self._contradicted:
+                self._doubt()
 
     def complete(self, trial_id: int) -> None:
         """Count the trial as no longer pending."""
@@ -162,6 +172,23 @@ class FreezeThawSearcher(Searcher):
     def fail(self, trial_id: int) -> None:
         """Count a trial that never reached a level as the worst."""
         self.complete(trial_id)
+
+    @property
+    def _contradicted(self) -> bool:
+        """Whether the first losses rank the other way round than earlier tasks lead to expect."""
+        if len(self._at_level) > _DOUBTED * self._n_startup:
+            return False
+        keys = [key for key in self._at_level if key[1] == 0]
+        if len(keys) < self._n_startup:
+            return False
+        losses = np.array([self._at_level[key] for key in keys])
+        return self._belief.contradicted(self._places(keys), losses)
+
+    def _doubt(self) -> None:
+        """Expect nothing any more of what was good; the model may find that it is bad here."""
+        self._doubted = True
+        self._candidates.clear()
+        self._queue.clear()
 
     def _forget(self) -> None:
         """Go on as a search that has made all these trials without any prior."""
@@ -208,7 +235,7 @@ class FreezeThawSearcher(Searcher):
     @property
     def _trust(self) -> float:
         """How much the prior counts."""
-        return 1 / (1 + (self._trained / self._levels[-1] / _FADE) ** 2)
+        return 0.0 if self._doubted else 1 / (1 + (self._trained / self._levels[-1] / _FADE) ** 2)
 
     def _untried_candidate(self) -> Array | None:
         """Return the first of what was good on earlier tasks that was not tried, None if all was."""

@@ -136,7 +136,7 @@ class Inside:
             *(store.create_run, store.update_run_info),
             *(store.log_batch, store.log_batch_async),
         )
-        log_metric, log_param = store.log_metric, store.log_param
+        log_metric, log_param, set_tag = store.log_metric, store.log_param, store.set_tag
 
         def created(
             experiment_id: str, user_id: str, start_time: int, tags: list[RunTag], run_name: str
@@ -151,7 +151,7 @@ class Inside:
                 return create_run(experiment_id, user_id, start_time, [*tags, NESTED], run_name)
             run = store.get_run(present.run_id())
             self._runs[run.info.run_id] = present, run.info
-            if new := [tag for tag in tags if not tag.key.startswith("hpo.") and not _has(run, tag.key)]:
+            if new := [tag for tag in tags if not _is_ours(tag) and not _has(run, tag.key)]:
                 log_batch(run.info.run_id, [], [], new)
             return run
 
@@ -167,11 +167,14 @@ class Inside:
             kept = (trial.param(param) for param in params)
             return [trial.metric(metric) for metric in metrics], [param for param in kept if param]
 
+        def permitted(run_id: str, tags: Iterable[RunTag]) -> Any:
+            return [tag for tag in tags if not _is_ours(tag)] if run_id in self._runs else tags
+
         def batch(run_id: str, metrics: Any, params: Any, tags: Any) -> Any:
-            return log_batch(run_id, *checked(run_id, metrics, params), tags)
+            return log_batch(run_id, *checked(run_id, metrics, params), permitted(run_id, tags))
 
         def later(run_id: str, metrics: Any, params: Any, tags: Any) -> Any:
-            return log_batch_async(run_id, *checked(run_id, metrics, params), tags)
+            return log_batch_async(run_id, *checked(run_id, metrics, params), permitted(run_id, tags))
 
         def one_metric(run_id: str, metric: Metric) -> None:
             for each in checked(run_id, [metric], [])[0]:
@@ -181,9 +184,18 @@ class Inside:
             for each in checked(run_id, [], [param])[1]:
                 log_param(run_id, each)
 
+        def one_tag(run_id: str, tag: RunTag) -> None:
+            for each in permitted(run_id, [tag]):
+                set_tag(run_id, each)
+
         store.create_run, store.update_run_info = created, updated
         store.log_batch, store.log_batch_async = batch, later
-        store.log_metric, store.log_param = one_metric, one_param
+        store.log_metric, store.log_param, store.set_tag = one_metric, one_param, one_tag
+
+
+def _is_ours(tag: RunTag) -> bool:
+    """Whether a tag is for the study to set."""
+    return tag.key.startswith("hpo.")
 
 
 def _has(run: Run, tag: str) -> bool:

@@ -79,6 +79,19 @@ def test_params_of_the_configuration_stay_as_the_study_writes_them(store):
     assert json.loads(run.data.params["deep"].lower()) is True
 
 
+def test_tags_of_the_study_stay_as_it_sets_them(store):
+    def train(trial):
+        mlflow.set_tag("hpo.trial", "77")
+        mlflow.set_tags({"hpo.kind": "study", "team": "vision"})
+        for epoch in trial.epochs():
+            trial.report(epoch, loss=1.0)
+
+    study = searched(train, trials=1, max_resource=1, scheduler="full")
+    [run] = runs_of(store, study, "trial").values()
+    assert run.data.tags["hpo.trial"] == "0"
+    assert run.data.tags["team"] == "vision"
+
+
 def test_clients_threads_and_asynchronous_logging_land_there_too(store):
     def train(trial):
         client = MlflowClient()
