@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 
 VALUES = 1_000  # values that one log_batch request may carry; params and tags: 100 each
 PARAMS = 100
+WARNING = 4_000  # characters
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")
 _UNFINISHED, _ENDED = ("RUNNING", "SCHEDULED"), ("FINISHED", "FAILED", "KILLED")
 
@@ -89,6 +90,24 @@ class Batch:
             del self.tags[key]
         if request.status is not None:
             self.status = None
+
+    def leave_out(self, there: Mapping[str, str]) -> bool:
+        """Leave out the params that a run has already with other values, and tell so in a tag.
+
+        A project's script may log what it was given before the study does, in its own spelling.
+
+        Args:
+            there: the run's params.
+
+        Returns:
+            Whether there were any.
+        """
+        other = {key: value for key, value in self.params.items() if there.get(key, value) != value}
+        if other:
+            words = [f"{key} as {there[key]!r:.100}, it was {value!r:.100}" for key, value in other.items()]
+            self.tags["hpo.warning"] = f"the training logged the param {'; '.join(words)}"[:WARNING]
+            self.params = {key: value for key, value in self.params.items() if key not in other}
+        return bool(other)
 
     def lines(self, run_id: str) -> Iterator[bytes]:
         """Yield this batch as lines of JSON, of at most `VALUES` points each."""

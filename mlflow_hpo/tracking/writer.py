@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.errors import StoreAwayError, StudyError
@@ -358,7 +359,12 @@ class Writer:
                         self._backlog.done(run_id)
                         self._changed.notify_all()
                         return
-                request.send()
+                try:
+                    request.send()
+                except MlflowException as error:
+                    if not (request.params and is_final(error) and self._leave_out(run_id, batch)):
+                        raise
+                    continue
                 with self._changed:
                     batch.written(request)
                     self._succeeded()
@@ -369,6 +375,12 @@ class Writer:
         except Exception as error:  # noqa: BLE001  told to the study at its next call, unless it passes
             with self._changed:
                 self._write_failed(run_id, flight.waiting, error)
+
+    def _leave_out(self, run_id: str, batch: Batch) -> bool:
+        """Leave out of a batch the params that its run has with other values; return whether it has any."""
+        there = self._client.get_run(run_id).data.params
+        with self._changed:
+            return batch.leave_out(there)
 
     def _write_failed(self, run_id: str, waiting: Waiting, error: Exception) -> None:
         waiting.failures += 1

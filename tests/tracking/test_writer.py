@@ -69,6 +69,19 @@ def test_what_may_pass_or_not_is_tried_some_times_and_then_told(start, make_stor
     assert writer_module.ATTEMPTS <= store.tries <= 2 * writer_module.ATTEMPTS
 
 
+def test_a_param_that_a_script_logged_first_stays_as_it_is(store, start):
+    run_id = store.create_run("0").info.run_id
+    store.log_param(run_id, "lr", "1e-1")
+    writer = start(store)
+    writer.params(run_id, {"lr": "0.1", "layers": "2"})
+    writer.metrics(run_id, {"loss": 1.0}, step=1, time=1.0)
+    writer.flush()
+    written = store.get_run(run_id).data
+    assert written.params == {"lr": "1e-1", "layers": "2"}
+    assert written.metrics == {"loss": 1.0}
+    assert written.tags["hpo.warning"] == "the training logged the param lr as '1e-1', it was '0.1'"
+
+
 def test_what_the_store_refuses_for_good_is_not_tried_again(start, make_store):
     refusal = MlflowException("no such run", error_code=mlflow.exceptions.RESOURCE_DOES_NOT_EXIST)
     store = make_store(refusals=1, error=refusal)
