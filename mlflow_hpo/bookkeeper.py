@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -69,16 +69,21 @@ class Bookkeeper:
         """Let trials go on with the checkpoints and samples that their runs have."""
         self._known = dict(trials)
 
-    def remember(self, trial: RecordedTrial, slot: Slot) -> None:
-        """Book a trial of an earlier search of this study; it is over."""
+    def remember(self, trial: RecordedTrial, slot: Slot, broken: Sequence[str]) -> None:
+        """Book a trial of an earlier search of this study; it is over.
+
+        Args:
+            trial: what is recorded of it.
+            slot: any.
+            broken: for each of its reports, in words which constraints it breaks.
+        """
         record = self._optimizer.trials[trial.trial_id]
         bracket = int(trial.tags.get("hpo.bracket", "0"))
         job = Job(trial.trial_id, dict(record.config), 0, max(trial.reached, 1), bracket, trial.rung)
         entry = self.start(job, int(trial.tags.get("hpo.seed", "0")), slot)
-        for report in trial.reports:
+        for report, words in zip(trial.reports, broken, strict=True):
             self.ledger.trained(trial.trial_id, report.epoch)
-            broken = trial.tags.get("hpo.infeasible", "")
-            self.reported(trial.trial_id, report.epoch, report.metrics, report.time, broken=broken)
+            self.reported(trial.trial_id, report.epoch, report.metrics, report.time, broken=words)
         self.ledger.ended(trial.trial_id, trial.seconds)
         entry.status = ENDED[record.state]
         entry.reason = trial.reason or ("" if entry.status == "FINISHED" else ANOTHER_SEARCH)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlflow_hpo.bookkeeper import Bookkeeper
@@ -76,9 +76,10 @@ class Resumption:
         self.recording.trials.clear()
         books.recall(trials)
         past = [trials[trial_id] for trial_id in sorted(self._remembered)]
-        _remember(optimizer, past, config)
         for trial in past:
-            books.remember(trial, launcher.slots[0])
+            broken = _broken(trial, config)
+            _remember(optimizer, trial, broken, config)
+            books.remember(trial, launcher.slots[0], broken)
         again = {trial_id: trial for trial_id, trial in trials.items() if trial_id not in self._remembered}
         optimizer.recall(
             {trial_id: config.space.parse(each.texts) for trial_id, each in again.items() if each.texts},
@@ -170,27 +171,24 @@ def check_task(recording: Recording, task: str) -> None:
         raise ConfigError("resume", f"the study is about {before!r:.100}, got {task!r:.100}")
 
 
-def _remember(optimizer: Optimizer, trials: list[RecordedTrial], config: StudyConfig) -> None:
-    """Let a new search learn from trials of the one before; they are over."""
-    for trial in trials:
-        curve = [(report.epoch, report.metrics[config.metric.name]) for report in trial.reports]
-        if config.constraints:
-            feasible = _feasible(trial, config)
-            curve = [
-                (epoch, value if kept else math.nan)
-                for (epoch, value), kept in zip(curve, feasible, strict=True)
-            ]
-        reason = trial.reason if trial.failed else None
-        optimizer.remember(trial.trial_id, config.space.parse(trial.texts), curve, reason)
+def _remember(optimizer: Optimizer, trial: RecordedTrial, broken: Sequence[str], config: StudyConfig) -> None:
+    """Let a new search learn from a trial of the one before; it is over."""
+    curve = [
+        (report.epoch, math.nan if words else report.metrics[config.metric.name])
+        for report, words in zip(trial.reports, broken, strict=True)
+    ]
+    reason = trial.reason if trial.failed else None
+    optimizer.remember(trial.trial_id, config.space.parse(trial.texts), curve, reason)
 
 
-def _feasible(trial: RecordedTrial, config: StudyConfig) -> list[bool]:
+def _broken(trial: RecordedTrial, config: StudyConfig) -> list[str]:
+    """Return, for each report of a trial, in words which constraints it broke by then."""
     last: dict[str, float] = {}
-    kept = []
+    broken = []
     for report in trial.reports:
         last.update(report.metrics)
-        kept.append(violations(config.constraints, last) == "")
-    return kept
+        broken.append(violations(config.constraints, last))
+    return broken
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

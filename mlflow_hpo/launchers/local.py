@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -40,6 +39,7 @@ from mlflow_hpo.launchers.forks import Forked, start_worker
 from mlflow_hpo.launchers.gpu_gauge import GpuMemory
 from mlflow_hpo.launchers.gpu_sharing import GpuSharing, shared_gpu
 from mlflow_hpo.launchers.output import end_of
+from mlflow_hpo.launchers.processes import signal_name
 from mlflow_hpo.launchers.slots import slots_here
 from mlflow_hpo.launchers.uploader import Away, Back, Queued, Settled, Upload, inherited
 from mlflow_hpo.launchers.worker import Inherit, Interrupt, Located, Ready, Reply, Setup, staging_of
@@ -385,7 +385,7 @@ class WorkerPool(Launcher):
             for work in worker.works.values():
                 self.submit(work.slot, work.job)
             return events
-        died = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        died = f"signal {signal_name(-code)}" if code < 0 else f"exit code {code}"
         blamed = self._blamed(worker)
         for work in worker.works.values():
             trial_id, seconds = work.job.trial_id, time.monotonic() - work.begin

@@ -29,6 +29,18 @@ def own_python(code: str, *options: str) -> list[str]:
     return [sys.executable, *options, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"]
 
 
+def signal_name(number: int) -> str:
+    """Return a signal's name, or its number where it has none, as those for real time.
+
+    >>> signal_name(9), signal_name(40)
+    ('SIGKILL', '40')
+    """
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
 class Guard:
     """Sees to it that no command outlives this process, whatever ends it. Thread-safe."""
 

@@ -28,7 +28,7 @@ from mlflow_hpo.launchers.base import (
     Warned,
 )
 from mlflow_hpo.launchers.output import end_of
-from mlflow_hpo.launchers.processes import TICK, Command, Guard
+from mlflow_hpo.launchers.processes import TICK, Command, Guard, signal_name
 from mlflow_hpo.launchers.progress import Progress
 from mlflow_hpo.launchers.project_contract import Project
 from mlflow_hpo.steps import Point
@@ -265,8 +265,8 @@ class Script:
         """Return what it means that the script has ended with an exit code."""
         if code != 0:
             died = f"exit code {code}"
-            if (number := _signal(code)) is not None:
-                died, self._cause = f"signal {number.name}", Cause.LOST
+            if (name := _signal(code)) is not None:
+                died, self._cause = f"signal {name}", Cause.LOST
             last = _end(self._log, LOG_END).splitlines()[-1:]
             return Outcome.FAILED, f"the script ended with {died}{': ' if last else ''}{''.join(last)}"[:500]
         if self._progress.complete:
@@ -307,10 +307,10 @@ class Script:
             self._tell(event)
 
 
-def _signal(code: int) -> signal.Signals | None:
-    """Return the signal that ended a script, or what its shell has run; None where it exited by itself."""
+def _signal(code: int) -> str | None:
+    """Return which signal ended a script, or what its shell has run; None where it exited by itself."""
     number = -code if code < 0 else code - BY_SIGNAL
-    return signal.Signals(number) if code < 0 or number in CRASHES else None
+    return signal_name(number) if code < 0 or number in CRASHES else None
 
 
 def _end(log: Path, size: int) -> str:

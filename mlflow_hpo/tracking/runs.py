@@ -10,10 +10,11 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from mlflow_hpo.errors import ConfigError
-from mlflow_hpo.tracking.connect import ask_all
+from mlflow_hpo.errors import ConfigError, StudyError
+from mlflow_hpo.tracking.connect import ask_all, without_passwords
 
 PAGE = 250  # runs a request: they are large
+NO_SUCH_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # codes of errors; the id may be none
 
 
 class TrialRun(NamedTuple):
@@ -30,11 +31,19 @@ class TrialRun(NamedTuple):
 
 
 def found_run(client: MlflowClient, run_id: str, field: str) -> Run:
-    """Return a run. Raises ConfigError for `field` if there is none."""
+    """Return a run.
+
+    Raises:
+        ConfigError: there is none; the field is `field`.
+        StudyError: the store does not answer, or refuses.
+    """
     try:
         return client.get_run(run_id)
     except MlflowException as error:
-        raise ConfigError(field, f"no such run: {' '.join(str(error).split()):.200}") from None
+        line = without_passwords(" ".join(str(error).split()))
+        if error.error_code in NO_SUCH_RUN:
+            raise ConfigError(field, f"no such run: {line:.200}") from None
+        raise StudyError(f"MLFLOW_TRACKING_URI: cannot read run {run_id}: {line:.200}") from error
 
 
 def check_study(run: Run, field: str) -> None:
