@@ -11,6 +11,7 @@ import yaml
 
 from mlflow_hpo import ConfigError, Study, StudyError
 from mlflow_hpo.reports.text import ending, states
+from mlflow_hpo.tracking.curves import written_curves
 from mlflow_hpo.tracking.reader import read_study
 from mlflow_hpo.training.bundled import BundledTraining
 
@@ -252,3 +253,17 @@ def test_constraints_must_be_on_what_the_bundled_training_logs():
         "constraints[1]: must be on a metric that the training logs (epoch_seconds, samples_per_second, "
     )
     assert str(caught.value).endswith("got 'latency_ms < 9'")
+
+
+def test_another_search_keeps_the_epochs_that_were_feasible(store):
+    def slower_and_slower(trial):
+        for epoch in trial.epochs():
+            trial.report(epoch, loss=1.0 / epoch, latency_ms=5.0 + 10 * epoch)
+
+    study = search(slower_and_slower, trials=3)
+    before = written_curves(study.run_id)
+    assert [list(epochs) for (epochs, _), _ in before.values()] == [[1]] * 3
+    Study(slower_and_slower, resume=study.run_id, searcher="sobol", trials=4).run()
+    after = written_curves(study.run_id)
+    assert len(after) == 4
+    assert {run_id: after[run_id] for run_id in before} == before
