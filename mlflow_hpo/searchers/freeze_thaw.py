@@ -40,7 +40,6 @@ _IMPROVEMENTS = (-2.0, 0.0)  # powers of 10 of the improvement hoped for
 _LEAST_SPREAD = 0.5  # of the losses above the best, where all seen so far are about as good
 _FADE = 5.0  # full trainings after which the prior would count half
 _INFORMED = 2.0  # full trainings after which it is forgotten
-_DOUBTED = 4  # times `n_startup` losses, among which it is looked at whether the prior misleads
 _SPREAD = 0.4  # of a full training then goes into new configurations that are spread evenly
 _THOUGHT_OF = 100  # so many of the best paused trials of each level are thought of
 
@@ -73,11 +72,9 @@ class FreezeThawSearcher(Searcher):
     of a full training up to the first level. So the search also finds what lies far from all that was good
     before.
 
-    A history that misleads counts nothing sooner: among the first ``4 * n_startup`` losses those at the first
-    level are ranked, of `n_startup` trials or more. Where they rank the other way round than tasks with three
-    quarters of the weight lead to expect (Spearman's correlation is not above 0), nothing is expected any
-    more, and what was good on earlier tasks competes no longer; the model may still learn from them, also
-    that what was good there is bad here.
+    Where the history misleads, all is forgotten at once, and nothing more is spread: once `n_startup` trials
+    have reached the first level, their losses there rank the other way round than tasks with more than three
+    quarters of the weight lead to expect (Spearman's correlation is not above 0).
 
     Args:
         n_startup: configurations before the model proposes.
@@ -101,6 +98,7 @@ class FreezeThawSearcher(Searcher):
         self._tried: set[bytes] = set()
         self._pending: dict[int, None] = {}  # trials with a job, in the order of their beginning
         self._reached: dict[int, int] = {}  # how many levels each trial reached
+        self._begun = 0  # trials that reached the first level
         self._trained = 0  # epochs, up to the levels
         self._at_level: dict[tuple[int, int], float] = {}  # losses by trial and level
         self._ranked: list[tuple[float, int]] = []  # (loss, trial) at every level, ascending
@@ -109,7 +107,6 @@ class FreezeThawSearcher(Searcher):
         self._proposal: _Choice | None = None  # the new configuration that `advise` found
         self._belief = Belief(self._width, self._levels)
         self._informed = False  # whether the belief has a prior
-        self._doubted = False  # whether the prior was found to mislead
         self._candidates: dict[bytes, Config] = {}  # what was good on earlier tasks, by its place
 
     def expect(self, prior: Prior) -> Sequence[Config]:
@@ -156,12 +153,13 @@ class FreezeThawSearcher(Searcher):
         if level < len(self._levels) and resource >= self._levels[level]:
             self._trained += self._levels[level] - (self._levels[level - 1] if level else 0)
             self._reached[trial_id] += 1
+            self._begun += level == 0
             self._at_level[trial_id, level] = loss
             insort(self._ranked, (loss, trial_id))
             if self._informed and self._trained >= _INFORMED * self._levels[-1]:
-                self._forget()
-            elif self._informed and not self._doubted and self._contradicted:
-                self._doubt()
+                self._forget(max(self._n_startup, int(_SPREAD * self._levels[-1] / self._levels[0])))
+            elif self._informed and level == 0 and self._contradicted:
+                self._forget(0)
 
     def complete(self, trial_id: int) -> None:
         """Count the trial as no longer pending."""
@@ -175,29 +173,23 @@ class FreezeThawSearcher(Searcher):
 
     @property
     def _contradicted(self) -> bool:
-        """Whether the first losses rank the other way round than earlier tasks lead to expect."""
-        if len(self._at_level) > _DOUBTED * self._n_startup:
+        """Whether the first losses rank the other way round than earlier tasks lead to expect.
+
+        Looked at once: later trials lie close together, where ranks say little.
+        """
+        if self._begun != self._n_startup:
             return False
         keys = [key for key in self._at_level if key[1] == 0]
-        if len(keys) < self._n_startup:
-            return False
         losses = np.array([self._at_level[key] for key in keys])
         return self._belief.contradicted(self._places(keys), losses)
 
-    def _doubt(self) -> None:
-        """Expect nothing any more of what was good; the model may find that it is bad here."""
-        self._doubted = True
-        self._candidates.clear()
-        self._queue.clear()
-
-    def _forget(self) -> None:
-        """Go on as a search that has made all these trials without any prior."""
+    def _forget(self, spread: int) -> None:
+        """Go on as a search that has made all these trials without any prior; the next are spread evenly."""
         self._belief = Belief(self._width, self._levels)
         self._informed = False
         self._candidates.clear()
         self._queue.clear()
-        spread = int(_SPREAD * self._levels[-1] / self._levels[0])
-        self._startup = len(self._points) + max(self._n_startup, spread)
+        self._startup = len(self._points) + spread
 
     def _placed(self, configs: Sequence[Config]) -> dict[bytes, Config]:
         points = [self._encoding.point(self.space.to_unit(config)) for config in configs]
@@ -235,7 +227,7 @@ class FreezeThawSearcher(Searcher):
     @property
     def _trust(self) -> float:
         """How much the prior counts."""
-        return 0.0 if self._doubted else 1 / (1 + (self._trained / self._levels[-1] / _FADE) ** 2)
+        return 1 / (1 + (self._trained / self._levels[-1] / _FADE) ** 2)
 
     def _untried_candidate(self) -> Array | None:
         """Return the first of what was good on earlier tasks that was not tried, None if all was."""

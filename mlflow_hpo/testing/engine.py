@@ -190,7 +190,7 @@ class Conformance:
     def test_learns_from_trials_of_another_search(self) -> None:
         optimizer = self.optimizer(self.scaled(40))
         before = self.scaled(20)
-        unknown = {4, before - 2}
+        unknown = {1, before - 1}
         for trial in sorted(set(range(before)) - unknown):
             config = SPACE.sample(np.random.default_rng(trial))
             curve = [(epoch, math.nan if trial == 3 else error(config, epoch)) for epoch in (1, 2, 3, 9)]

@@ -68,28 +68,40 @@ def test_the_similar_task_is_found_out_by_its_losses():
     assert np.median([math.dist(each, (0.7, 0.2)) for each in found]) < 0.1
 
 
+def step(optimizer, best):
+    """Do a job, and return it."""
+    job = optimizer.ask()
+    for epoch in range(job.start + 1, job.stop + 1):
+        optimizer.report(job.trial_id, epoch, loss(job.config, epoch, best))
+    optimizer.complete(job.trial_id)
+    return job
+
+
 @pytest.mark.parametrize(("longest", "count"), [(9, 6), (30, 12)])
 def test_after_two_full_trainings_the_history_is_forgotten_and_the_search_looks_elsewhere(longest, count):
-    optimizer = search(plane_history((0.9, 0.9)), epochs=0, max_resource=longest)
+    optimizer = search(plane_history((0.3, 0.4)), epochs=0, max_resource=longest)
     searcher = optimizer.searcher
     trained = 0
     while searcher._informed:
-        job = optimizer.ask()
-        for epoch in range(job.start + 1, job.stop + 1):
-            optimizer.report(job.trial_id, epoch, loss(job.config, epoch, (0.1, 0.2)))
-            trained += 1
-        optimizer.complete(job.trial_id)
+        job = step(optimizer, best=(0.1, 0.2))
+        trained += job.stop - job.start
     assert 2 * longest <= trained < 3 * longest
     known = len(searcher._at_level)
     configs = []
     while len(configs) < count:
-        job = optimizer.ask()
+        job = step(optimizer, best=(0.1, 0.2))
         configs += [job.config] if job.start == 0 else []
-        optimizer.report(job.trial_id, job.stop, loss(job.config, job.stop, (0.1, 0.2)))
-        optimizer.complete(job.trial_id)
     assert all(abs(np.mean([config[name] for config in configs]) - 0.5) < 0.15 for name in ("x", "y"))
     assert min(config["x"] for config in configs) < 0.3 < 0.7 < max(config["x"] for config in configs)
     assert len(searcher._at_level) > known  # and all that was tried still counts
+
+
+def test_a_history_that_the_first_losses_contradict_is_forgotten_at_once():
+    optimizer = search(plane_history((0.7, 0.2), (0.6, 0.3), sign=-1.0), epochs=0)
+    while optimizer.searcher._informed:
+        step(optimizer, best=(0.7, 0.2))
+    assert len(optimizer.trials) == 6
+    assert all(step(optimizer, best=(0.7, 0.2)).config["x"] > 0.3 for _ in range(6))
 
 
 def test_a_history_of_another_place_does_not_keep_the_search_there():
