@@ -20,8 +20,9 @@ from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.doctor.findings import Finding, fault, ok, warning
 from mlflow_hpo.errors import StudyError
+from mlflow_hpo.patience import impatient
 from mlflow_hpo.tracking.artifacts import check_writable, reach_artifacts
-from mlflow_hpo.tracking.connect import PORTS, ask, connect, impatient, public_uri, reach
+from mlflow_hpo.tracking.connect import PORTS, ask, connect, public_uri, reach
 from mlflow_hpo.tracking.lease import RENEWAL
 
 TRACKING, ARTIFACTS, CLOCK = "tracking store", "artifact store", "clock"

@@ -18,8 +18,9 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow_hpo.errors import StudyError
 from mlflow_hpo.metalearning.cache import Cache
 from mlflow_hpo.metalearning.mined import DAMAGED
+from mlflow_hpo.patience import impatient
 from mlflow_hpo.tracking.artifacts import reach_artifacts
-from mlflow_hpo.tracking.connect import ask, impatient
+from mlflow_hpo.tracking.connect import ask
 from mlflow_hpo.tracking.history import HISTORY, SCHEMA, WRITTEN
 
 _FACTS = "data.json"

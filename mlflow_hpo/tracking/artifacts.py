@@ -18,7 +18,8 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
 from mlflow_hpo.errors import StudyError
-from mlflow_hpo.tracking.connect import ask, impatient, public_uri, reach
+from mlflow_hpo.patience import impatient
+from mlflow_hpo.tracking.connect import ask, public_uri, reach
 from mlflow_hpo.tracking.s3 import bucket_and_key, bucket_owner, impatient_client
 
 BODY = b"written and removed by mlflow-hpo, to see that it can be\n"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import re
 import socket
@@ -15,6 +13,7 @@ import mlflow
 from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.errors import HpoError, StudyError
+from mlflow_hpo.patience import impatient
 from mlflow_hpo.tracking.transport import hasten
 
 if TYPE_CHECKING:
@@ -26,11 +25,6 @@ TIMEOUT = 5.0  # seconds to open a connection
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # user name and password in the URI of a database; SQLAlchemy lets the latter go on to the first @
 _OF_DATABASE = re.compile(r"\b((?:postgresql|mysql|mssql)(?:\+\w+)?://)[^:/@\s]*(?::[^@\s]*)?@")
-IMPATIENT = {  # MLflow's own settings for stores that have not been seen to work yet
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "20",
-}
 
 
 def connect() -> MlflowClient:
@@ -55,22 +49,6 @@ def connect() -> MlflowClient:
         client = ask(problem, MlflowClient)
         ask(problem, client.search_experiments, max_results=1)
     return client
-
-
-@contextlib.contextmanager
-def impatient() -> Iterator[None]:
-    """Let MLflow give up early, but where the user has said how patient it is to be."""
-    mine = {name: value for name, value in IMPATIENT.items() if name not in os.environ}
-    os.environ.update(mine)
-    retries = logging.getLogger("urllib3.connectionpool")  # the error that comes of them tells enough
-    level = retries.level
-    retries.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        retries.setLevel(level)
-        for name in mine:
-            os.environ.pop(name, None)
 
 
 def reach(setting: str, uri: str) -> None:

@@ -18,10 +18,11 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.errors import StudyError
+from mlflow_hpo.patience import impatient
 from mlflow_hpo.recording import RecordedTrial, Recording, Reports
 from mlflow_hpo.steps import Point
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
-from mlflow_hpo.tracking.connect import ask, connect, impatient
+from mlflow_hpo.tracking.connect import ask, connect
 from mlflow_hpo.tracking.curves import Curve, Reading, written_curves
 from mlflow_hpo.tracking.runs import PAGE, check_study, found_run, trial_runs
 from mlflow_hpo.tracking.spool import spool_folder

@@ -26,18 +26,12 @@ from mlflow.tracking.context import registry as run_context
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from mlflow_hpo.errors import StudyError
+from mlflow_hpo.patience import impatient
 from mlflow_hpo.recording import RecordedTrial, Recording
 from mlflow_hpo.tracking.artifacts import check_shared, check_writable
 from mlflow_hpo.tracking.away import in_one_line
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
-from mlflow_hpo.tracking.connect import (
-    anywhere,
-    ask,
-    connect,
-    impatient,
-    public_uri,
-    without_passwords,
-)
+from mlflow_hpo.tracking.connect import anywhere, ask, connect, public_uri, without_passwords
 from mlflow_hpo.tracking.following import Following, copy_metrics
 from mlflow_hpo.tracking.known import KnownRunsWriter
 from mlflow_hpo.tracking.lease import DRIVER, Lease, Renewals

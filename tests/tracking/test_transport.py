@@ -7,7 +7,8 @@ import mlflow
 import pytest
 from sqlite_writer import RUNS, write
 
-from mlflow_hpo.tracking.connect import connect, impatient
+from mlflow_hpo.patience import impatient
+from mlflow_hpo.tracking.connect import connect
 from mlflow_hpo.tracking.transport import hasten, on_network, own_retries
 
 WRITERS = 8
