@@ -244,10 +244,12 @@ def history(config: str, data: str, target: str, history: str, as_json: bool, de
 
 def _known(config: str, data: str, target: str, history: str) -> WarmStart:
     """Return what a study of the bundled training would begin with."""
-    from mlflow_hpo.study import Study
+    from mlflow_hpo.config import StudyConfig
+    from mlflow_hpo.preparation import describe, mined_warm_start
 
     train, keys = bundled_study(config, {"data": data, "target": target, "warm_start": history})
-    known = Study(train, **keys).warm_start
+    settings = StudyConfig.parse(keys)
+    known = mined_warm_start(settings, describe(train, settings))
     if known is None:
         raise ConfigError("history", "must name an experiment, or be auto")
     return known

@@ -378,6 +378,7 @@ class Study:
     def _finish(self) -> None:
         self._status = "KILLED" if self._interrupted.is_set() else "FINISHED"
         self._write(self._tracker.table, self.summary())
+        self._tracker.flush()  # who goes on with the study once it is free finds all of it
         self._tracker.check_lease()
         self._write_finish()
         self._tracker.flush()
