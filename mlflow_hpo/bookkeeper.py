@@ -20,7 +20,8 @@ from mlflow_hpo.tracking.jobs import JOBS, read_jobs, written_jobs
 from mlflow_hpo.tracking.recovery import ATTEMPT, CHECKPOINTS, SAMPLES
 from mlflow_hpo.tracking.runs import TrialRun
 from mlflow_hpo.tracking.summary import StudySummary, TrialSummary, best_metric
-from mlflow_hpo.tracking.tracker import TAG_LENGTH, Tracker, as_yaml
+from mlflow_hpo.tracking.tracker import TAG_LENGTH, Tracker
+from mlflow_hpo.yaml_text import as_yaml
 
 BUDGET = "hpo.budget"  # tag of the parent run: spent / allowed, in words
 PROGRESS_INTERVAL = 60.0  # seconds: what a killed driver's study forgets at most of what it had spent

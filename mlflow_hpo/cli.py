@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_hpo.commands.common import RUNTIME, reported
+from mlflow_hpo.commands.common import RUNTIME, echo, reported
 from mlflow_hpo.commands.doctor import doctor
 from mlflow_hpo.commands.importing import import_command
 from mlflow_hpo.commands.pruning import prune
@@ -147,11 +147,13 @@ def _searched(resume: str, *, config: str, take_over: bool, plain: bool, debug: 
 
         from mlflow_hpo.reports.live import LiveView, PlainView
         from mlflow_hpo.study import Study
-        from mlflow_hpo.tracking.recovery import read_recording
+        from mlflow_hpo.tracking.recovery import is_of_bundled_training, read_recording
 
         recording = read_recording(resume) if resume else None
         if recording is not None and recording.keys.get("launcher") == "project":
             raise ConfigError("resume", _resumed_as_project(recording))
+        if recording is not None and not is_of_bundled_training(recording.run_id):
+            raise ConfigError("resume", _resumed_in_python(recording))
         train, keys = bundled_study(config, flags, {} if recording is None else recording.keys)
         console = Console()
         view = PlainView(console) if plain or not console.is_terminal else LiveView(console)
@@ -171,9 +173,17 @@ def _resumed_as_project(recording: Recording) -> str:
         command += ["-e", entry_point]
     command += ["--backend", "hpo", "--backend-config", json.dumps({"resume": recording.run_id})]
     return (
-        f"{recording.run_id} is a study of an MLflow project: {tags.get('hpo.task', '')}; it goes on with\n"
-        f"  {shlex.join(command)}\n"
-        "and the same -P and --env-manager as before"
+        f"{recording.run_id} is a study of an MLflow project: {tags.get('hpo.task', '')}; with the same -P "
+        f"and --env-manager as before it goes on with: {shlex.join(command)}"
+    )
+
+
+def _resumed_in_python(recording: Recording) -> str:
+    """Return what goes on with a study of a function."""
+    task = recording.tags.get("hpo.task", "")
+    return (
+        f"{recording.run_id} is a study of the function {task!r:.200}, not of the bundled training; it goes "
+        f"on in Python with: tune({task.rpartition('.')[2]:.100}, resume='{recording.run_id}')"
     )
 
 
@@ -190,7 +200,7 @@ def sync(debug: bool) -> None:
 
         done = write_spools()
         for line in done.lines():
-            click.echo(line)
+            echo(line)
         if done.refused:
             sys.exit(RUNTIME)
 
@@ -228,7 +238,11 @@ def suggest(config: str, data: str, target: str, history: str, as_json: bool, de
         from mlflow_hpo.reports.suggestions import suggestions
 
         known = _known(config, data, target, history)
-        click.echo(known.to_json() if as_json else "\n".join(suggestions(known, top)))
+        if as_json:
+            click.echo(known.to_json())
+            return
+        for line in suggestions(known, top):
+            echo(line)
 
 
 @main.command()
@@ -239,7 +253,11 @@ def history(config: str, data: str, target: str, history: str, as_json: bool, de
         from mlflow_hpo.reports.suggestions import tasks
 
         known = _known(config, data, target, history)
-        click.echo(known.to_json() if as_json else "\n".join(tasks(known)))
+        if as_json:
+            click.echo(known.to_json())
+            return
+        for line in tasks(known):
+            echo(line)
 
 
 def _known(config: str, data: str, target: str, history: str) -> WarmStart:

@@ -27,6 +27,7 @@ from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.metalearning.rules import DATASET, Rules
 from mlflow_hpo.retention import Retention
 from mlflow_hpo.space import SearchSpace
+from mlflow_hpo.yaml_text import read_yaml
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=250)]
 
@@ -79,7 +80,9 @@ Checkpoints = Annotated[str, BeforeValidator(lambda value: str(Retention.parse(v
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True, allow_inf_nan=False
+    )
 
 
 class Metric(_Section):
@@ -360,22 +363,13 @@ def load_config(path: Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError("config", f"cannot read {path}: {reason}") from None
     try:
-        keys = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_Loader)  # noqa: S506
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
+        keys = json.loads(text) if path.suffix == ".json" else read_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         line = " ".join(str(error).split())
         raise ConfigError("config", f"{path} is not valid YAML or JSON: {line:.300}") from None
     if not isinstance(keys, dict):
         raise ConfigError("config", f"{path} must hold a mapping of keys, got {type(keys).__name__}")
     return keys
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, with ``1e-4`` a number as in YAML 1.2 (PyYAML wants ``1.0e-4``)."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
 
 
 def _first_error(error: ValidationError) -> ConfigError:

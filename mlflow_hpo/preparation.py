@@ -19,8 +19,9 @@ from mlflow_hpo.metalearning.warm_start import WarmStart
 from mlflow_hpo.optimizer import Optimizer
 from mlflow_hpo.tracking.environment import environment
 from mlflow_hpo.tracking.inputs import data_input
-from mlflow_hpo.tracking.tracker import as_param, as_yaml
+from mlflow_hpo.tracking.tracker import as_param
 from mlflow_hpo.trial import Described, DescribedTraining
+from mlflow_hpo.yaml_text import as_yaml
 
 
 def describe(train: Trainable | Described, config: StudyConfig) -> dict[str, str]:

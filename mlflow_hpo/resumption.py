@@ -17,7 +17,8 @@ from mlflow_hpo.optimizer import Optimizer
 from mlflow_hpo.recording import STOPPED_BY_SCHEDULER, RecordedTrial, Recording
 from mlflow_hpo.tracking.recovery import RESUMES, remembered, remembered_tags, settings_path
 from mlflow_hpo.tracking.summary import CHANGED
-from mlflow_hpo.tracking.tracker import TAG_LENGTH, Tracker, as_yaml
+from mlflow_hpo.tracking.tracker import TAG_LENGTH, Tracker
+from mlflow_hpo.yaml_text import as_yaml
 
 FIXED = ("metric", "space", "constraints", "data", "target", "experiment")
 """Keys that a resumed study must have as they were: its trials would mean something else."""

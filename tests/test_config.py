@@ -1,10 +1,12 @@
 import json
+import math
 
 import pytest
 import yaml
 
 from mlflow_hpo import ConfigError, SearchSpace
 from mlflow_hpo.config import StudyConfig, load_config
+from mlflow_hpo.yaml_text import as_yaml
 
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
 LEAST = {"metric": {"name": "loss", "mode": "min"}, "space": SPACE, "max_resource": 9}
@@ -142,3 +144,32 @@ def test_a_bad_file_is_told_in_one_line(tmp_path, content, problem):
     with pytest.raises(ConfigError, match=f"^config: .*{problem}") as caught:
         load_config(path)
     assert "\n" not in str(caught.value)
+
+
+def test_texts_that_look_like_numbers_are_written_in_quotes(tmp_path):
+    config = parse(name="12e5", space={"x": {"type": "categorical", "choices": ["1e-4", "on", 1e-4]}})
+    file = tmp_path / "search.yaml"
+    file.write_text(as_yaml(config.to_dict()))
+    assert StudyConfig.parse(load_config(file)) == config
+
+
+@pytest.mark.parametrize("text", ["name: 2024-13-45", "a: 0x_", "[" * 10_000])
+def test_values_that_yaml_cannot_read_are_told(tmp_path, text):
+    file = tmp_path / "search.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="search.yaml is not valid YAML or JSON"):
+        load_config(file)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"budget": {"hours": math.inf}},
+        {"gpus_per_trial": math.inf},
+        {"goal": math.nan},
+        {"trial_timeout": math.inf},
+    ],
+)
+def test_limits_are_finite(changes):
+    with pytest.raises(ConfigError, match="must be a finite number"):
+        parse(**changes)

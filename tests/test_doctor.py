@@ -233,6 +233,23 @@ def test_experiment_id_that_does_not_exist(store, monkeypatch):
     assert "unset MLFLOW_EXPERIMENT_ID" in found["cure"]
 
 
+def test_experiment_id_that_is_none(store, monkeypatch):
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "abc")
+    assert "MLFLOW_EXPERIMENT_ID=abc: does not exist" in only_fault(doctor(), "experiment")["text"]
+
+
+def test_uri_that_is_none(store):
+    mlflow.set_tracking_uri("postgresql://user:p[ss@host/db")
+    found = only_fault(doctor(), "settings")
+    assert found["text"] == "MLFLOW_TRACKING_URI is no URI"
+    assert "%5B" in found["cure"]
+    result = CliRunner().invoke(main, ["list"])
+    assert result.exit_code == 1
+    assert result.output.startswith("error: MLFLOW_TRACKING_URI: is no URI")
+    assert "p[ss" not in result.output
+
+
 # --- what is installed
 
 
@@ -495,6 +512,12 @@ def test_secrets_are_hidden(monkeypatch):
     [shown] = without_secrets([finding], ["postgresql://me:p%40ss@db/x"])
     assert shown.text == "*** false"
     assert shown.cure == "see postgresql://db/x or ***"
+
+
+def test_passwords_that_everybody_knows_do_not_tear_words():
+    finding = Finding(Level.FAULT, "x", "postgresql://mlflow:mlflow@db/mlflow", "pip install mlflow-hpo")
+    [shown] = without_secrets([finding], ["postgresql://mlflow:mlflow@db/mlflow"])
+    assert (shown.text, shown.cure) == ("postgresql://db/mlflow", "pip install mlflow-hpo")
 
 
 def test_a_finding_that_is_not_ok_has_a_cure():

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from snippets import ROOT, snippets
 
 from mlflow_hpo.cli import main
-from mlflow_hpo.config import StudyConfig
+from mlflow_hpo.config import StudyConfig, load_config
 
 SWEEP = {
     "method": "random",
@@ -228,3 +228,31 @@ def test_as_json(imported):
     assert list(told["left_out"]) == ["x"]
     assert told["search"]["space"] == {"y": {"type": "categorical", "choices": [1]}}
     assert code == 1
+
+
+def test_texts_that_look_like_numbers_stay_texts(imported, tmp_path):
+    _, text, code = imported('{"method": "random", "metric": {"name": "l"}, "run_cap": 1, '
+                             '"parameters": {"lr": {"values": ["1e-4", "1e-3"]}}}')  # fmt: skip
+    assert code == 0
+    (tmp_path / "ours.yaml").write_text(text)
+    assert load_config(tmp_path / "ours.yaml")["space"]["lr"]["choices"] == ["1e-4", "1e-3"]
+
+
+def test_names_that_mlflow_does_not_take_are_left_out(imported):
+    low = {"min": 0.0, "max": 1.0}
+    space, text, code = space_of(imported, **{"opt@x": low, "y": low, "long " + "z" * 150: low})
+    assert list(space) == ["y", "long " + "z" * 150]
+    assert "# space.opt@x is left out: " in text
+    assert code == 1
+
+
+def test_a_sweep_of_which_nothing_is_left_says_why(imported):
+    space, text, code = space_of(imported, x={"distribution": "normal", "mu": 0, "sigma": 1})
+    assert (space, code) == ({}, 1)
+    assert "# space.x is left out: the distribution normal" in text
+
+
+def test_more_brackets_than_there_are_epochs(imported):
+    rule = {"type": "hyperband", "max_iter": 27, "s": 2000}
+    keys, _, code = imported(SWEEP | {"early_terminate": rule})
+    assert (keys["min_resource"], code) == (1, 0)

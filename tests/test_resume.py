@@ -10,10 +10,12 @@ import mlflow
 import numpy as np
 import pytest
 import trainings
+from click.testing import CliRunner
 from crashes import Driver, searched_with_kills, told, wait_until_running
 
 from mlflow_hpo import ConfigError, Decision, Optimizer, SearchSpace, Study, StudyError, tune
 from mlflow_hpo.bookkeeper import Bookkeeper
+from mlflow_hpo.cli import main
 from mlflow_hpo.launchers import LAUNCHERS
 from mlflow_hpo.launchers.local import LocalLauncher
 from mlflow_hpo.recording import Reports
@@ -465,3 +467,10 @@ def test_trials_go_on_that_once_went_on(scheduler):
         assert again.trials[trial_id].resource >= resource
         if scheduler == "asha_stopping":
             assert again.trials[trial_id].resource == resource
+
+
+def test_the_command_says_how_a_study_of_a_function_goes_on(store):
+    study = search(trials=3)
+    result = CliRunner().invoke(main, ["resume", study.run_id])
+    assert result.exit_code == 2
+    assert f"goes on in Python with: tune(with_checkpoints, resume='{study.run_id}')" in result.output

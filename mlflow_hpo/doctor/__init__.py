@@ -14,7 +14,7 @@ from mlflow_hpo.doctor.findings import Finding, Level, fault, without_secrets
 from mlflow_hpo.doctor.gpu import check_gpu
 from mlflow_hpo.doctor.installation import check_backend, check_others, check_packages, check_python
 from mlflow_hpo.doctor.machine import check_folders, check_spools
-from mlflow_hpo.doctor.settings import check_experiment, check_run_id, check_store_kind, is_file_store
+from mlflow_hpo.doctor.settings import check_experiment, check_run_id, check_store_kind, is_file_store, is_uri
 from mlflow_hpo.doctor.stores import check_reaching, check_server, check_tracking, check_writing
 
 __all__ = ["Finding", "Level", "examine"]
@@ -38,7 +38,7 @@ def examine(experiment: str | None = None, *, writing: bool = True) -> list[Find
 
 
 def _stores(name: str | None, writing: bool) -> Iterator[Finding]:
-    if is_file_store(mlflow.get_tracking_uri()):  # told already
+    if not is_uri(uri := mlflow.get_tracking_uri()) or is_file_store(uri):  # told already
         return
     findings, client = check_tracking()
     yield from findings

@@ -14,6 +14,10 @@ from mlflow_hpo.tracking.connect import without_passwords
 HIDDEN = "***"
 _SECRET_NAME = re.compile(r"(PASSWORD|SECRET|TOKEN|ACCESS_KEY|ACCESS_KEY_ID|API_KEY)$", re.IGNORECASE)
 _SHORTEST = 4  # characters; hiding shorter values would tear ordinary words
+# passwords that everybody knows; hiding them would tear what is said, and so tell them
+_NO_SECRETS = frozenset(
+    {"mlflow", "mlflow-hpo", "postgres", "postgresql", "mysql", "sqlite", "root", "user", "password"}
+)
 
 
 class Level(Enum):
@@ -62,9 +66,13 @@ def without_secrets(findings: Iterable[Finding], uris: Iterable[str]) -> list[Fi
     """
     secrets = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
     for uri in uris:
-        password = urlsplit(uri).password or ""
+        try:
+            password = urlsplit(uri).password or ""
+        except ValueError:  # nobody knows what in it is the password
+            password = uri
         secrets |= {password, unquote(password)}
-    longest_first = sorted((each for each in secrets if len(each) >= _SHORTEST), key=len, reverse=True)
+    hidden = {each for each in secrets if len(each) >= _SHORTEST and each.lower() not in _NO_SECRETS}
+    longest_first = sorted(hidden, key=len, reverse=True)
 
     def clean(text: str) -> str:
         text = without_passwords(text)

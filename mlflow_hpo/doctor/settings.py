@@ -32,8 +32,12 @@ def check_run_id() -> Iterator[Finding]:
 
 
 def check_store_kind() -> Iterator[Finding]:
-    """Check that the tracking store is not a folder of files, which MLflow has given up."""
+    """Check that the tracking store can be told, and is no folder of files, which MLflow has given up."""
     uri = mlflow.get_tracking_uri()
+    if not is_uri(uri):
+        cure = "write characters such as @ : / [ ] in its user name and password as %40 %3A %2F %5B %5D"
+        yield fault(SUBJECT, "MLFLOW_TRACKING_URI is no URI", cure)
+        return
     if not is_file_store(uri):
         return
     folder = public_uri(uri).removeprefix("file://")
@@ -69,7 +73,7 @@ def check_experiment(client: MlflowClient, name: str | None) -> Iterator[Finding
         try:
             found = client.get_experiment(number or "0")
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             said = f"{ID}={number}" if number else "no experiment is named, and the default one"
             yield fault(
@@ -87,6 +91,19 @@ def check_experiment(client: MlflowClient, name: str | None) -> Iterator[Finding
     else:
         yield ok("experiment", f"{found.name!r} (id {found.experiment_id})")
         yield found
+
+
+def is_uri(text: str) -> bool:
+    """Return whether a text can be taken apart as a URI.
+
+    >>> is_uri("./runs"), is_uri("postgresql://user:p[ss@host/db")
+    (True, False)
+    """
+    try:
+        urlsplit(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_file_store(uri: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from mlflow_hpo.importing.imported import Imported, NoCounterpartError
@@ -19,10 +20,7 @@ def from_distributions(settings: Mapping[str, Any]) -> Imported:
     """Return a mapping of names to distributions as the space of a search; all else is to be added."""
     found = Imported({"space": {}})
     for name, written in settings.items():
-        try:
-            found.keys["space"][str(name)] = _parameter(written)
-        except NoCounterpartError as why:
-            found.left_out[str(name)] = str(why)
+        found.add(name, partial(_parameter, written))
     found.notes.append("metric: add it: {name: val_loss, mode: min}")
     found.notes.append("max_resource: add the epochs of a full training (1 where the metric is logged once)")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from mlflow_hpo.checks import finite_number, one_of, shown, whole_number
@@ -49,10 +50,7 @@ def from_sweep(sweep: Mapping[str, Any]) -> Imported:
     ]
     found.keys["space"] = {}
     for name, parameter in sweep["parameters"].items():
-        try:
-            found.keys["space"][str(name)] = _parameter(parameter)
-        except NoCounterpartError as why:
-            found.left_out[str(name)] = str(why)
+        found.add(name, partial(_parameter, parameter))
     return found
 
 
@@ -88,11 +86,17 @@ def _early_terminate(rule: Any, found: Imported) -> None:
         most = whole_number("early_terminate.max_iter", rule["max_iter"], at_least=1)
         brackets = whole_number("early_terminate.s", rule.get("s", 0), at_least=0)
         if brackets:
-            found.keys["min_resource"] = max(
-                1, int(most // finite_number("early_terminate.eta", eta) ** brackets)
-            )
+            found.keys["min_resource"] = _shrunk(most, finite_number("early_terminate.eta", eta), brackets)
     if rule.get("strict"):
         found.notes.append("early_terminate.strict: has no counterpart")
+
+
+def _shrunk(most: int, eta: float, brackets: int) -> int:
+    """Return ``most / eta**brackets``, at least 1."""
+    try:
+        return max(1, int(most // eta**brackets))
+    except (OverflowError, ZeroDivisionError):
+        return 1
 
 
 def _parameter(parameter: Any) -> dict[str, Any]:

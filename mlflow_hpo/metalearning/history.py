@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -308,7 +309,7 @@ def _curve(points: Any) -> Curve:
         if not isinstance(point, Sequence) or isinstance(point, str) or len(point) != 2:
             raise ConfigError(f"curve[{index}]", f"must be [epoch, value], got {shown(point)}")
         epoch, value = whole_number(f"curve[{index}]", point[0], at_least=1), point[1]
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not isinstance(value, numbers.Real) or isinstance(value, bool):
             raise ConfigError(f"curve[{index}]", f"must have a number as its value, got {shown(value)}")
         if epoch in read:
             raise ConfigError(f"curve[{index}]", f"must not repeat epoch {epoch}")

@@ -54,7 +54,7 @@ def plain_curves(
         found = pool.map(lambda run: _logged(client, run, metric), unknown)
         for run, curve in zip(unknown, found, strict=True):
             curves[run.run_id] = curve
-            cache.put(_key(run, metric), run.state, json.dumps(curve, separators=(",", ":")))
+            cache.put(_key(run, metric), _state(run), json.dumps(curve, separators=(",", ":")))
     return curves
 
 
@@ -105,9 +105,14 @@ def _key(run: PlainRun, metric: str) -> str:
     return f"{run.run_id} {metric}"
 
 
+def _state(run: PlainRun) -> str:
+    """Return what is other once the curve is: a run may log more after its end."""
+    return f"{run.state} {run.step} {run.last!r}"
+
+
 def _remembered(run: PlainRun, metric: str, cache: Cache) -> list[Point] | None:
     """Return the curve of a run as it was read before."""
-    text = cache.get(_key(run, metric), run.state)
+    text = cache.get(_key(run, metric), _state(run))
     if text is None:
         return None
     try:

@@ -50,7 +50,7 @@ def columns(study: StudyDetails) -> dict[str, Any]:
         "seconds": round(summary.seconds, 1),
         "epochs": summary.epochs,
         "gpuHours": round(summary.gpu_hours, 4),
-        "budget": summary.budget,
+        "budget": {name: _finite(limit) for name, limit in summary.budget.items()},
         "model": summary.model,
         "settings": dict(study.settings),
         "best": summary.trials.index(ranked[0]) if ranked else None,

@@ -63,7 +63,7 @@ def _compared(study: StudySummary) -> dict[str, Any]:
         "failed": study.count("FAILED"),
         "stopped_early": study.count("KILLED"),
         "epochs": study.epochs,
-        "saved": 1 - study.epochs / full if full and study.epochs else None,
+        "saved": max(0.0, 1 - study.epochs / full) if full and study.epochs else None,
         "seconds": study.seconds,
         "gpu_hours": study.gpu_hours,
         "searcher": study.searcher,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
 from mlflow_hpo.reports.words import brief, plain
 from mlflow_hpo.tracking.connect import public_uri
 from mlflow_hpo.tracking.summary import StudySummary
 
+_MARKS = 8  # epochs that one line shows
 STATES = {
     "RUNNING": "running",
     "SCHEDULED": "paused",
@@ -39,12 +41,15 @@ def states(study: StudySummary) -> str:
 
 
 def rungs(study: StudySummary) -> str:
-    """Return how many trials have reached which epoch, such as "epoch 1: 27, epoch 3: 9"."""
-    reached = sorted({trial.epochs for trial in study.trials if trial.epochs})
-    marks = [
-        epoch for epoch in reached if any(t.epochs == epoch and t.status != "RUNNING" for t in study.trials)
-    ]
-    return ", ".join(f"epoch {epoch}: {sum(t.epochs >= epoch for t in study.trials)}" for epoch in marks)
+    """Return how many trials have reached which epoch, such as "epoch 1: 27, epoch 3: 9".
+
+    The epochs are those at which trials have ended or paused; of many the first, the last and some between.
+    """
+    reached = sorted(trial.epochs for trial in study.trials)
+    marks = sorted({trial.epochs for trial in study.trials if trial.epochs and trial.status != "RUNNING"})
+    if len(marks) > _MARKS:
+        marks = [marks[at * (len(marks) - 1) // (_MARKS - 1)] for at in range(_MARKS)]
+    return ", ".join(f"epoch {epoch}: {len(reached) - bisect_left(reached, epoch)}" for epoch in marks)
 
 
 def spent(study: StudySummary) -> str:
@@ -66,6 +71,11 @@ def saved(study: StudySummary) -> str:
     full = study.full_epochs
     if not full or not study.epochs:
         return "nothing was trained"
+    if study.epochs > full:
+        return (
+            f"nothing: {study.epochs} epochs, and {full} for full training of every trial; trials that have "
+            "no checkpoints are trained again when they go on"
+        )
     share = 1 - study.epochs / full
     return f"{study.epochs} epochs instead of {full} for full training of every trial: {share:.0%} saved"
 

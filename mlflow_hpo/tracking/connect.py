@@ -40,6 +40,13 @@ def connect() -> MlflowClient:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri = mlflow.get_tracking_uri()
+    try:
+        urlsplit(uri)
+    except ValueError:
+        raise StudyError(
+            "MLFLOW_TRACKING_URI: is no URI; write @ : / [ ] in its user name and password as "
+            "%40 %3A %2F %5B %5D"
+        ) from None
     problem = f"MLFLOW_TRACKING_URI: cannot use {public_uri(uri)}"
     reach("MLFLOW_TRACKING_URI", uri)
     hasten(uri)

@@ -89,6 +89,18 @@ def read_recording(run_id: str) -> Recording:
     )
 
 
+def is_of_bundled_training(run_id: str) -> bool:
+    """Whether a study is of the bundled training, as far as its record can be read.
+
+    Args:
+        run_id: the parent run.
+    """
+    with impatient(), contextlib.suppress(Exception):  # what cannot be read is told by what needs it
+        facts = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/data.json"))
+        return "data.sha256" in facts
+    return True
+
+
 def read_settings(parent: Run) -> dict[str, Any]:
     """Return the search.yaml of a study, as it was last resumed.
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import yaml
 from mlflow.entities import DatasetInput, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -510,11 +509,6 @@ def _context(source: Mapping[str, str] | None) -> dict[str, str]:
 
 def _cannot_write() -> str:
     return f"MLFLOW_TRACKING_URI: cannot write to {public_uri(mlflow.get_tracking_uri())}"
-
-
-def as_yaml(data: Mapping[str, Any]) -> str:
-    """Return plain data as YAML, keys in their order."""
-    return yaml.safe_dump(dict(data), sort_keys=False)
 
 
 def as_param(value: Any) -> str:

@@ -12,7 +12,7 @@ from scripted import ROUND, logged
 
 from mlflow_hpo import ConfigError, History, SearchSpace, Study
 from mlflow_hpo.metalearning import mining, plain_listing, plain_runs
-from mlflow_hpo.metalearning.cache import Cache
+from mlflow_hpo.metalearning.cache import FOLDER, Cache
 from mlflow_hpo.metalearning.rules import Rules
 from mlflow_hpo.metalearning.warm_start import WarmStart
 
@@ -316,6 +316,14 @@ def test_a_task_has_no_name_of_a_study(store):
             taken={"plain runs in plain"},
         )
     assert [record["task"] for record in found.records] == ["plain runs in plain'"]
+
+
+def test_a_run_that_logs_more_after_its_end_is_read_again(store, monkeypatch, tmp_path):
+    monkeypatch.setenv(FOLDER, str(tmp_path / "cache"))
+    run_id = logged(store, [(1, 0.5), (2, 0.4)])
+    assert curves(mined())[run_id] == ((1, 0.5), (2, 0.4))
+    store.log_metric(run_id, "loss", 0.1, step=3)
+    assert curves(mined())[run_id] == ((1, 0.5), (2, 0.4), (3, 0.1))
 
 
 def test_pages_bring_every_run_once(store, monkeypatch):

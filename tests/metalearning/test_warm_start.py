@@ -324,6 +324,17 @@ def test_suggest_and_history_say_what_is_known_and_where_it_comes_from(store, se
     assert not store.search_runs(["0"])  # nothing was written
 
 
+def test_names_of_others_cannot_steer_the_terminal(store, searched):
+    [parent] = store.search_runs(
+        [store.get_experiment_by_name("of wine").experiment_id], "tags.`hpo.kind` = 'study'"
+    )
+    store.set_tag(parent.info.run_id, "hpo.task", "w\x1b]0;pwned\x07ine")
+    for command in ("suggest", "history"):
+        told = asked(command, "--config", searched, "--data", "digits", "--history", "of wine")
+        assert "pwned" in told
+        assert "\x1b" not in told
+
+
 def test_suggest_names_what_is_wrong(store, searched):
     for arguments, message in (
         (("--history", "nowhere"), "there is no active experiment 'nowhere'"),

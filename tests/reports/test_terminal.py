@@ -63,6 +63,18 @@ def test_the_live_view_fits_a_narrow_terminal_and_an_empty_study():
     assert "none yet" in text
 
 
+def test_of_many_epochs_some_are_shown():
+    trials = tuple(trial(number, "KILLED", 1 + number, 0.5) for number in range(300))
+    line = rungs(study(trials=trials))
+    assert line.startswith("epoch 1: 300, epoch 43: 258, ")
+    assert line.endswith("epoch 257: 44, epoch 300: 1")
+    assert line.count("epoch") == 8
+
+
+def test_trials_that_were_trained_again_saved_nothing():
+    assert saved(study(epochs=67, trials=TRIALS)).startswith("nothing: 67 epochs, and 45 for full training")
+
+
 def test_the_end_lists_the_best_first_and_what_was_saved():
     lines = ending(study(status="FINISHED", reason="budget of 17 epochs is spent"), top=2)
     assert lines[0].startswith("study calm-fox-1 (abc) FINISHED: ")
