@@ -139,6 +139,8 @@ class Bookkeeper:
         if (before := entry.run) is None:
             raise RuntimeError(f"trial {trial_id} has no run")
         entry.run = None
+        if goes_on:
+            entry.trained = entry.reported
         copied_without = self.best_metric if goes_on else None
         entry.coming = self._tracker.after(self._create(entry, seed), before, copied_without=copied_without)
 

@@ -11,8 +11,8 @@ import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone, is_classifier
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
-from sklearn.utils import _safe_indexing, get_tags, indexable
-from sklearn.utils.metaestimators import available_if
+from sklearn.utils import get_tags, indexable
+from sklearn.utils.metaestimators import _safe_split, available_if
 from sklearn.utils.validation import check_is_fitted
 
 from mlflow_hpo.errors import ConfigError
@@ -218,10 +218,19 @@ class Fitting:
             for name, value in known.items()
             if name.rpartition("__")[2] == "random_state" and value is None
         }
-        if self.resource not in (None, PARTIAL_FIT):
+        if self.resource not in (None, PARTIAL_FIT) and self._is_total(known):
             warm = f"{self.resource.rpartition('__')[0]}__warm_start".removeprefix("__")
             seeds |= {warm: True} if warm in known else {}
         return estimator.set_params(**seeds)
+
+    def _is_total(self, known: Mapping[str, Any]) -> bool:
+        """Whether the resource counts from the beginning where an estimator goes on; others count anew.
+
+        With ``max_iter`` most do so many further iterations: these are fitted from the beginning each time.
+        """
+        owner, _, name = str(self.resource).rpartition("__")
+        estimator = known[owner] if owner else self.estimator
+        return name == "n_estimators" or type(estimator).__name__.startswith("HistGradientBoosting")
 
     def classes(self, y: Any) -> Any:
         """Return the classes that ``partial_fit`` wants to know before it has seen them, if it does."""
@@ -255,16 +264,17 @@ class _CrossValidated:
         for epoch in trial.epochs():
             scores = []
             for estimator, (known, unseen) in zip(estimators, self.folds, strict=True):
-                self.fitting.go_on(estimator, epoch, *self._rows(known), classes)
-                scores.append(float(self.scorer(estimator, *self._rows(unseen))))
+                self.fitting.go_on(estimator, epoch, *self._rows(known, known), classes)
+                scores.append(float(self.scorer(estimator, *self._rows(unseen, known))))
             folds = {f"{SCORE}_{number}": score for number, score in enumerate(scores)}
             trial.report(
                 epoch, **{SCORE: float(np.mean(scores)), f"{SCORE}_std": float(np.std(scores)), **folds}
             )
 
-    def _rows(self, places: Any) -> tuple[Any, Any]:
-        y = None if self.y is None else _safe_indexing(self.y, places)
-        return _safe_indexing(self.X, places), y
+    def _rows(self, places: Any, known: Any) -> tuple[Any, Any]:
+        """Return some rows; of a matrix of all pairs, with the columns of those that are trained on."""
+        X, y = _safe_split(self.fitting.estimator, self.X, self.y, places, known)
+        return X, y
 
 
 def _results(study: Study, space: SearchSpace) -> dict[str, Any]:

@@ -1,15 +1,19 @@
 """`HPOSearchCV`: a search as an estimator of scikit-learn."""
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import Ridge, SGDClassifier
 from sklearn.model_selection import KFold, cross_val_score
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 
 from mlflow_hpo import ConfigError
 from mlflow_hpo.sklearn import Fitting, HPOSearchCV, _CrossValidated
@@ -88,6 +92,25 @@ def test_a_parameter_grows_with_the_epochs_and_a_warm_start_changes_nothing():
     whole = RandomForestClassifier(random_state=0, max_depth=3, n_estimators=6)
     assert [epoch for epoch, _ in reports] == [1, 2, 3]
     assert reports[-1][1]["score"] == pytest.approx(cross_val_score(whole, X, y, cv=KFold(3)).mean())
+
+
+def test_iterations_that_an_estimator_would_add_are_counted_from_the_beginning():
+    pipeline = make_pipeline(StandardScaler(), MLPClassifier((8,), random_state=0))
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        reports = trained(pipeline, {}, 3, "mlpclassifier__max_iter", step=2)
+        whole = clone(pipeline).set_params(mlpclassifier__max_iter=6)
+        assert reports[-1][1]["score"] == pytest.approx(cross_val_score(whole, X, y, cv=KFold(3)).mean())
+
+
+def test_a_matrix_of_all_pairs_is_split_by_rows_and_columns():
+    machine = SVC(kernel="precomputed")
+    folds = list(KFold(3).split(X))
+    trial = Recorder({"C": 1.0}, 1)
+    _CrossValidated(Fitting(machine, None, 1), X @ X.T, y, folds, lambda fitted, X, y: fitted.score(X, y))(
+        trial
+    )
+    plain = cross_val_score(SVC(kernel="linear"), X, y, cv=KFold(3)).mean()
+    assert trial.reports[0][1]["score"] == pytest.approx(plain)
 
 
 def test_in_a_pipeline_the_step_is_warm_and_seeded():

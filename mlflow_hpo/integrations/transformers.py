@@ -44,6 +44,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
         self._trial = trial
         self._epochs = TrialEpochs(trial, metrics)
         self._evaluated: dict[str, float] = {}
+        self._due = False  # an epoch has ended, and is evaluated and saved now
 
     def checkpoint(self, folder: str | Path) -> str | None:
         """Return the folder, below `folder`, from which the trainer goes on; None at the first start."""
@@ -73,8 +74,10 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Have the trainer evaluate and save."""
+        """Have the trainer evaluate and save, whatever it did at the epoch's last step."""
         del args, state
+        self._due = True
+        self._evaluated.clear()
         control.should_evaluate = control.should_save = True
 
     def on_evaluate(
@@ -93,9 +96,9 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Keep the checkpoint, report the metrics, and stop the trainer when it is time."""
-        present = self._epochs.present
-        if present is None or state.epoch is None or state.epoch < present:
+        if not self._due or self._epochs.present is None:
             return  # it saves between the epochs, too
+        self._due = False
         saved = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         with tempfile.TemporaryDirectory(prefix="mlflow-hpo-") as folder:
             path = Path(folder) / "trainer.tar"

@@ -12,14 +12,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import IO
 
 from mlflow_hpo.launchers.fork_server import Request
-from mlflow_hpo.launchers.processes import own_python
+from mlflow_hpo.launchers.processes import import_path, own_python
 
 # begin the names of variables that count when a program or a library is loaded, and not later
 LOADED = (
@@ -173,7 +172,7 @@ def start_worker(
     folder = ""
     with contextlib.suppress(FileNotFoundError):  # it has been deleted
         folder = os.getcwd()
-    request = Request(program, list(modules), sys.path, folder, dict(environment))
+    request = Request(program, list(modules), import_path(), folder, dict(environment))
     with _lock:
         return _server(environment, output).fork(request, pipe, output.fileno())
 

@@ -26,7 +26,12 @@ logger = logging.getLogger(__name__)
 
 def own_python(code: str, *options: str) -> list[str]:
     """Return the command line of an interpreter like this one that finds the same modules and runs `code`."""
-    return [sys.executable, *options, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"]
+    return [sys.executable, *options, "-c", f"import sys; sys.path[:] = {import_path()!r}; {code}"]
+
+
+def import_path() -> list[str]:
+    """Return where this process looks for modules, without the entries that Python itself passes over."""
+    return [each for each in sys.path if isinstance(each, str)]
 
 
 def signal_name(number: int) -> str:

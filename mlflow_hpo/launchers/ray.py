@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import re
-import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from mlflow_hpo.launchers.base import (
     Warned,
 )
 from mlflow_hpo.launchers.local import BIRTHS, LAST_UPLOADS, packed
+from mlflow_hpo.launchers.processes import import_path
 from mlflow_hpo.launchers.ray_cluster import Cluster, actor_options, environment, parse_resources, the_ray
 from mlflow_hpo.launchers.ray_host import News, Orders, TrialHost
 from mlflow_hpo.launchers.slots import on_cores
@@ -221,7 +221,7 @@ class RayLauncher(Launcher):
     def _spawn(self, slot: Slot, *, checks: bool) -> None:
         actor = self._host_class.remote()
         orders = Orders(
-            *(self._study, slot, self.jobs_per_worker, checks, tuple(sys.path), os.getcwd()),
+            *(self._study, slot, self.jobs_per_worker, checks, tuple(import_path()), os.getcwd()),
             environment=self._environment,
         )
         self._places[slot.number] = _Place(slot, actor, actor.begin.remote(orders, self._payload))

@@ -104,7 +104,8 @@ class Script:
         goes_on = project.resumes and checkpoint.exists()
         self._progress = Progress(
             project.metrics,
-            job.start if goes_on else 0,
+            # what was reported is in its run already, and is not trained again
+            max(job.start, job.reached) if goes_on else 0,
             job.stop,
             most=project.max_resource,
             counted=project.counts_values,

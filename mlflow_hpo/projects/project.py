@@ -19,7 +19,11 @@ from mlflow_hpo.tracking.connect import without_passwords
 
 SEED = "seed"  # the parameter that takes the trial's seed, unless another one is named
 TASK_LENGTH = 500  # characters of the name of a task
-SECRET = re.compile("pass|secret|token|key|credential", re.IGNORECASE)
+SECRET = re.compile(  # at the end of a name: not tokenizer, max_tokens or keypoints
+    r"(password|passwd|passphrase|secret|credentials?|(^|[_.-])(pass|pwd|token)|^key"
+    r"|(api|access|auth|private|secret|account|encryption|ssh)[_.-]?(key|token))$",
+    re.IGNORECASE,
+)
 
 
 class SearchedProject:

@@ -6,9 +6,10 @@ import hashlib
 import logging
 import os
 import tempfile
+import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -173,7 +174,7 @@ def _read(source: str, target: str | None) -> _Raw:
         if suffix == ".npz":
             rows, values = _read_npz(path, source)
         else:
-            rows, values = _split_off(_read_table(path, source, suffix), target, source)
+            rows, values = _split_off(_read_table(path, source, suffix, target), target, source)
     if isinstance(rows, pd.DataFrame):
         try:
             rows = plain_columns(rows)
@@ -264,11 +265,11 @@ def _sha256(path: Path, source: str) -> str:
         raise ConfigError("data", f"cannot read {source}: {error.strerror}") from error
 
 
-def _read_table(path: Path, source: str, suffix: str) -> pd.DataFrame:
+def _read_table(path: Path, source: str, suffix: str, target: str | None) -> pd.DataFrame:
     import pyarrow
 
     try:
-        frame = pd.read_parquet(path) if suffix == ".parquet" else _read_csv(path)
+        frame = pd.read_parquet(path) if suffix == ".parquet" else _read_csv(path, target)
     except pd.errors.EmptyDataError as error:
         raise ConfigError("data", f"{source} is empty") from error
     except (OSError, EOFError, ValueError, zlib.error, pyarrow.ArrowException) as error:
@@ -282,18 +283,57 @@ def _read_table(path: Path, source: str, suffix: str) -> pd.DataFrame:
     return frame
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_csv(path: Path, target: str | None) -> pd.DataFrame:
     # "?" is the missing value of the UCI repository's files.
-    frame = pd.read_csv(path, na_values=["?"], encoding="utf-8-sig", low_memory=False)
+    options: dict[str, Any] = {"na_values": ["?"], "encoding": "utf-8-sig", "low_memory": False}
+    frame: pd.DataFrame = pd.read_csv(path, **options)
     if len(frame.columns) == 1:
         separator = next((mark for mark in ";\t|" if mark in str(frame.columns[0])), None)
         if separator:
-            frame = pd.read_csv(path, sep=separator, na_values=["?"], encoding="utf-8-sig", low_memory=False)
+            options["sep"] = separator
+            frame = pd.read_csv(path, **options)
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes what the header does not name for names
+        if not frame.iloc[:, -1].isna().all():
+            raise ValueError("its rows have more values than its header has names")
+        options["index_col"] = False  # a separator at the end of each row
+        with warnings.catch_warnings(action="ignore", category=pd.errors.ParserWarning):
+            frame = pd.read_csv(path, **options)
+    if options.get("sep") == ";":
+        frame = pd.DataFrame({name: _with_decimal_points(column) for name, column in frame.items()})
+    if target is not None and target in frame.columns and _is_text(frame[target]):
+        labels = _labels_as_written(path, target, options)
+        if (labels == "None").any():
+            frame[target] = labels
     first = frame.columns[0]
     # pandas writes its row numbers as a column without a name; of sorted rows they give the target away.
     if first == "Unnamed: 0" and frame[first].equals(pd.Series(range(len(frame)), name=first)):
         frame = frame.drop(columns=first)
     return frame
+
+
+def _is_text(column: pd.Series[Any]) -> bool:
+    """Whether a column has been read as text, or may have been and has lost all of it."""
+    return pd.api.types.is_string_dtype(column.dtype) or bool(column.isna().all())
+
+
+def _labels_as_written(path: Path, target: str, options: Mapping[str, Any]) -> pd.Series[Any]:
+    """Return a column of labels, among which "None" may well be one; pandas takes it for a missing value."""
+    absent = ["", "?", "nan", "NaN", "NA", "N/A", "n/a", "<NA>", "#N/A", "NULL", "null"]
+    with warnings.catch_warnings(action="ignore", category=pd.errors.ParserWarning):
+        frame: pd.DataFrame = pd.read_csv(
+            path, **{**options, "na_values": absent}, keep_default_na=False, usecols=[target], dtype=str
+        )
+    return frame[target]
+
+
+def _with_decimal_points(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Return a column of numbers with decimal commas as numbers, and any other as it is."""
+    if not pd.api.types.is_string_dtype(column.dtype):
+        return column
+    texts = column.dropna().astype(str).str.strip()
+    if not len(texts) or not texts.str.fullmatch(r"[-+]?\d+(,\d+)?([eE][-+]?\d+)?").all():
+        return column
+    return pd.to_numeric(column.astype("string").str.strip().str.replace(",", ".")).astype(float)
 
 
 def _split_off(frame: pd.DataFrame, target: str | None, source: str) -> tuple[pd.DataFrame, pd.Series[Any]]:

@@ -277,7 +277,10 @@ def _plain(series: pd.Series[Any]) -> pd.Series[Any]:
         raise ValueError(f"column {series.name} holds lists or mappings; single values are allowed")
     inferred = pd.api.types.infer_dtype(present, skipna=True)
     if inferred in ("integer", "floating", "decimal", "mixed-integer-float"):
-        return _plain(pd.to_numeric(series))
+        converted = pd.to_numeric(series)
+        if pd.api.types.is_numeric_dtype(converted.dtype):
+            return _plain(converted)
+        return series.astype(float)  # whole numbers beyond 64 bits
     if inferred in ("date", "datetime", "datetime64"):
         return _dates(series)
     if inferred in ("timedelta", "timedelta64"):

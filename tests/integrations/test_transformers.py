@@ -2,9 +2,11 @@
 
 import importlib
 
+import numpy as np
 import pytest
 
 from mlflow_hpo import Study, StudyError
+from mlflow_hpo.integrations.epochs import TrialEpochs
 from mlflow_hpo.tracking.recovery import read_recording
 
 HALVING = {"name": "successive_halving", "eta": 3}
@@ -36,6 +38,28 @@ def test_told_to_stop_the_trainer_ends_in_good_order(transformers, kept, tmp_pat
     assert trainer.state.epoch == 2.0
     assert list(channel.reports) == list(channel.saved) == [1, 2]
     assert {"eval_loss", "eval_runtime"} <= channel.reports[2].keys()
+
+
+@pytest.mark.parametrize("options", [{}, {"save_strategy": "steps", "save_steps": 4}])
+def test_a_checkpoint_at_the_last_step_of_an_epoch_does_not_come_before_its_metrics(
+    transformers, kept, tmp_path, options
+):
+    channel = kept()
+    trial = channel.trial(transformers.EPOCHS)  # by default the trainer saves at its very last step
+    transformers.fitted(trial, transformers.TrialCallback(trial, ["eval_loss"]), str(tmp_path), **options)
+    assert list(channel.reports) == list(channel.saved) == list(range(1, transformers.EPOCHS + 1))
+    assert all("eval_loss" in metrics for metrics in channel.reports.values())
+
+
+def test_what_is_no_metric_is_not_reported(kept, caplog):
+    channel = kept()
+    epochs = TrialEpochs(channel.trial(2), None)
+    epochs.begin()
+    logged = {"eval_loss": np.float32(0.5), "eval_recall@5": 0.1, "eval_matrix": [[1, 0]], "eval_note": None}
+    epochs.report(logged)
+    epochs.report(logged)
+    assert channel.reports == {1: {"eval_loss": 0.5}, 2: {"eval_loss": 0.5}}
+    assert caplog.text.count("eval_matrix, eval_note, eval_recall@5") == 1
 
 
 def test_the_optimizer_must_be_saved(transformers, kept, tmp_path):

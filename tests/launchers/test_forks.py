@@ -9,11 +9,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from mlflow_hpo.launchers import forks
+from mlflow_hpo.launchers.processes import import_path
 
 PROGRAM = """
 import json, os, random, sys, time
@@ -61,7 +63,8 @@ def start(program, tmp_path):
                 process = forks.start_worker(program, modules, env, theirs.fileno(), log)
             stack.callback(process.wait, 60)
             stack.callback(process.kill_group)
-            ours.sendall(json.dumps(asked).encode())
+            with contextlib.suppress(BrokenPipeError):  # it has ended already
+                ours.sendall(json.dumps(asked).encode())
             return process, ours
 
         yield begin
@@ -180,7 +183,8 @@ def test_what_counts_when_libraries_are_loaded_makes_another_server(start, monke
         parents.append(state["parent"])
     assert (parents[0], parents[2]) == (first, first)
     assert len({*parents}) == 3
-    psutil.Process(parents[1]).wait(60)  # it was in use longest ago, and has no more workers
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(parents[1]).wait(60)  # it was in use longest ago, and has no more workers
 
 
 def test_workers_outlive_their_process_as_long_as_they_like_and_their_server_with_them(program, tmp_path):
@@ -212,3 +216,8 @@ def test_workers_outlive_their_process_as_long_as_they_like_and_their_server_wit
     assert (worker.ppid(), worker.is_running()) == (server.pid, True)
     worker.kill()
     server.wait(60)
+
+
+def test_entries_of_the_path_that_are_no_texts_are_passed_over(monkeypatch):
+    monkeypatch.setattr(sys, "path", [Path("/nowhere"), *sys.path])
+    assert import_path() == sys.path[1:]

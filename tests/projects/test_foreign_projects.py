@@ -150,6 +150,52 @@ def test_pytorch_goes_on_from_its_checkpoint(
     assert done.study.data.tags["hpo.task"].startswith("net:train (data=")
 
 
+KILLED = """
+import os, signal, sys, time, mlflow
+epochs, checkpoint = int(sys.argv[1]), sys.argv[2]
+done = int(open(checkpoint).read()) if os.path.exists(checkpoint) else 0
+for epoch in range(done + 1, epochs + 1):
+    mlflow.log_metric("loss", 1 / epoch, step=epoch)
+    with open(checkpoint, "w") as file:
+        file.write(str(epoch))
+    if epoch == 4 and done == 0:
+        time.sleep(3)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_script_that_is_killed_goes_on_and_what_it_had_trained_counts_once(
+    search: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    (folder / "main.py").write_text(KILLED)
+    (folder / "MLproject").write_text(
+        "name: killed\nentry_points:\n  main:\n    parameters:\n      epochs: {type: float, default: 6}\n"
+        "      checkpoint: {type: string, default: none}\n      x: {type: float, default: 0}\n"
+        '    command: "python main.py {epochs} {checkpoint}"\n'
+    )
+    keys = {
+        "metric": {"name": "loss", "mode": "min"},
+        "space": {"x": {"type": "float", "low": 0.0, "high": 1.0}},
+        "searcher": "random",
+        "scheduler": "full",
+        "max_resource": 6,
+        "trials": 1,
+        "project": {
+            "resource_parameter": "epochs",
+            "checkpoint_parameter": "checkpoint",
+            "poll_interval": 0.2,
+        },
+    }
+    done = search(folder, keys)
+    assert done.code == 0, done.output
+    (run,) = done.trials
+    assert done.steps(run, "loss") == [1, 2, 3, 4, 5, 6]
+    assert len(done.attempts) == 1
+    assert done.study.data.metrics["epochs_spent"] == 6
+
+
 @pytest.mark.servers
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_a_shell_script_that_talks_to_a_server(

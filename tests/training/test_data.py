@@ -16,7 +16,7 @@ import pytest
 from training.memory import table
 
 from mlflow_hpo.errors import ConfigError
-from mlflow_hpo.training.data import BUNDLED, Dataset, load
+from mlflow_hpo.training.data import BUNDLED, Dataset, _read_csv, load
 from mlflow_hpo.training.preprocessing import (
     MAX_CATEGORIES,
     ImagePreprocessor,
@@ -300,6 +300,39 @@ def test_files_of_a_spreadsheet(tmp_path: Path) -> None:
     assert semicolons.preprocessor.columns == ("a", "b")
     frame.to_csv(path)  # with row numbers in front
     assert load(str(path), "y").preprocessor.columns == ("a", "b")
+
+
+def test_a_separator_at_the_end_of_each_row_shifts_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("y,a,b\n" + "".join(f"{row % 2},{row},{row * row},\n" for row in range(20)))
+    data = load(str(path), "y")
+    assert data.classes == (0, 1)
+    assert data.preprocessor.columns == ("a", "b")
+    path.write_text("y,a\n" + "".join(f"name {row},{row % 2},{row}\n" for row in range(20)))
+    refused("data", "its rows have more values than its header has names", str(path), "y")
+
+
+def test_decimal_commas_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    rows = [f"{row / 8:.3f};{row};n{row % 3},5;{row % 2}".replace(".", ",") for row in range(20)]
+    path.write_text("a;b;c;y\n" + "\n".join([*rows[:10], ";1;n1,5;0", *rows[10:]]))
+    frame = _read_csv(path, "y")
+    assert list(frame["a"].dropna()) == [row / 8 for row in range(20)]
+    assert frame["a"].isna().sum() == 1
+    assert frame["c"][0] == "n0,5"
+
+
+@pytest.mark.parametrize("other", ["Mild", "NA"])
+def test_none_may_be_a_class(tmp_path: Path, other: str) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("a,y\n" + "".join(f"{row},{('None', 'Severe', other)[row % 3]}\n" for row in range(30)))
+    assert load(str(path), "y").classes == tuple(sorted({"None", "Severe"} | {other} - {"NA"}))
+
+
+def test_whole_numbers_beyond_64_bits(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("id,y\n" + "".join(f"{10**25 + row**9},{row % 2}\n" for row in range(20)))
+    assert np.isfinite(load(str(path), "y").X_train).all()
 
 
 # --- bad input: one line that names the field
