@@ -42,8 +42,9 @@ class HPOSearchCV(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     """Searches the parameters of an estimator by cross-validation; every trial is a nested MLflow run.
 
     The epochs by which unpromising trials are stopped are passes of ``partial_fit``, or steps of a parameter
-    such as ``n_estimators``; an estimator that has ``warm_start`` goes on with it step by step. All folds
-    of a trial are trained side by side, and their mean score is reported after each epoch. Nothing is pickled
+    such as ``n_estimators``, with which an estimator that has ``warm_start`` goes on step by step; with any
+    other one, such as the ``max_iter`` of most, it is fitted from the beginning at each epoch. All folds of a
+    trial are trained side by side, and their mean score is reported after each epoch. Nothing is pickled
     into a store, so a trial that pauses begins again: the default scheduler stops trials and pauses none.
 
     Args:
