@@ -111,8 +111,9 @@ def test_a_history_that_the_first_losses_contradict_is_forgotten_at_once():
 
 
 def test_a_history_of_another_place_does_not_keep_the_search_there():
-    optimizer = search(plane_history((0.9, 0.9)), best=(0.1, 0.2), epochs=9 * 30)
-    assert math.dist(optimizer.best.config.values(), (0.1, 0.2)) < 0.05
+    history = plane_history((0.9, 0.9))
+    found = [search(history, best=(0.1, 0.2), epochs=9 * 30, seed=seed).best.config for seed in range(5)]
+    assert np.median([math.dist(config.values(), (0.1, 0.2)) for config in found]) < 0.1
 
 
 @pytest.mark.parametrize("searcher", ["random", "tpe", "sobol"])
