@@ -40,8 +40,6 @@ _IMPROVEMENTS = (-2.0, 0.0)  # powers of 10 of the improvement hoped for
 _LEAST_SPREAD = 0.5  # of the losses above the best, where all seen so far are about as good
 _FADE = 5.0  # full trainings after which the prior would count half
 _INFORMED = 2.0  # full trainings after which it is forgotten
-_TAUGHT = 2 / 3  # of `n_startup` are enough with a prior
-_COMPARED = 4  # losses at least whose ranks say whether the prior misleads
 _SPREAD = 0.4  # of a full training then goes into new configurations that are spread evenly
 _THOUGHT_OF = 100  # so many of the best paused trials of each level are thought of
 
@@ -68,16 +66,15 @@ class FreezeThawSearcher(Searcher):
     new ones compete.
 
     With a `Prior` the model begins with what earlier tasks lead to expect, and what was good there competes,
-    too; it proposes after two thirds of `n_startup`, of which every other one is such a configuration. After
-    `t` full trainings these expectations count ``1 / (1 + (t / 5)**2)``, and after 2 they are forgotten: the
-    model goes on as if all trials so far had been made without them, and more are spread evenly, `n_startup`
-    or as many as take 0.4 of a full training up to the first level. So the search also finds what lies far
-    from all that was good before.
+    too; of the first `n_startup` every other one is such a configuration. After `t` full trainings these
+    expectations count ``1 / (1 + (t / 5)**2)``, and after 2 they are forgotten: the model goes on as if all
+    trials so far had been made without them, and more are spread evenly, `n_startup` or as many as take 0.4
+    of a full training up to the first level. So the search also finds what lies far from all that was good
+    before.
 
-    Where the history misleads, all is forgotten at once: when these first trials, at least 4, have reached
-    the first level, their losses there rank the other way round than tasks with more than three quarters of
-    the weight lead to expect (Spearman's correlation is not above 0). Then more are spread evenly until
-    `n_startup` are.
+    Where the history misleads, all is forgotten at once, and nothing more is spread: once `n_startup` trials
+    have reached the first level, their losses there rank the other way round than tasks with more than three
+    quarters of the weight lead to expect (Spearman's correlation is not above 0).
 
     Args:
         n_startup: configurations before the model proposes.
@@ -116,7 +113,6 @@ class FreezeThawSearcher(Searcher):
         """Begin with what earlier tasks lead to expect; nothing must be tried first."""
         self._belief = Belief(self._width, self._levels, prior)
         self._informed = True
-        self._startup = max(1, int(_TAUGHT * self._n_startup))
         self._candidates = self._placed(prior.configs)
         return []
 
@@ -163,7 +159,7 @@ class FreezeThawSearcher(Searcher):
             if self._informed and self._trained >= _INFORMED * self._levels[-1]:
                 self._forget(max(self._n_startup, int(_SPREAD * self._levels[-1] / self._levels[0])))
             elif self._informed and level == 0 and self._contradicted:
-                self._forget(max(0, self._n_startup - self._spread))
+                self._forget(0)
 
     def complete(self, trial_id: int) -> None:
         """Count the trial as no longer pending."""
@@ -181,7 +177,7 @@ class FreezeThawSearcher(Searcher):
 
         Looked at once: later trials lie close together, where ranks say little.
         """
-        if self._begun != max(self._startup, _COMPARED):
+        if self._begun != self._n_startup:
             return False
         keys = [key for key in self._at_level if key[1] == 0]
         losses = np.array([self._at_level[key] for key in keys])

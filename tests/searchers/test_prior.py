@@ -105,7 +105,7 @@ def test_a_history_that_the_first_losses_contradict_is_forgotten_at_once():
     optimizer = search(plane_history((0.7, 0.2), (0.6, 0.3), sign=-1.0), epochs=0)
     while optimizer.searcher._informed:
         step(optimizer, best=(0.7, 0.2))
-    assert len(optimizer.trials) == 4
+    assert len(optimizer.trials) == 6
     known = [list(config.values()) for config in plane_configs()]
     assert not any(list(step(optimizer, best=(0.7, 0.2)).config.values()) in known for _ in range(8))
 
