@@ -121,8 +121,13 @@ class Cluster:
         address = self._address or os.environ.get("RAY_ADDRESS") or AUTO
         try:
             with _signals_kept():
-                self._init(address)
+                try:
+                    self._init(address)
+                except ConnectionAbortedError:  # Ray's proxy may look at its server before that has begun
+                    ray.shutdown()
+                    self._init(address)
         except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+            ray.shutdown()  # or Ray would take itself for a client, and the next try would fail
             line = " ".join(str(error).split())
             raise StudyError(f"launcher.address: cannot use Ray at {address}: {line:.400}") from error
         except ImportError as error:

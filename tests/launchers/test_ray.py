@@ -207,6 +207,23 @@ class AwayServices(FolderServices):
         raise StudyError("artifact store: file:///nowhere is no folder on this machine")
 
 
+def test_a_connection_that_is_aborted_is_tried_again(cluster, start_jobs, monkeypatch):
+    client = pytest.importorskip("ray.util.client.worker")
+    begin, aborts = client.Worker.__init__, [1]
+
+    def begin_later(self, *args, **kwargs):
+        if aborts:
+            aborts.pop()
+            raise ConnectionAbortedError("the server has not begun")
+        begin(self, *args, **kwargs)
+
+    monkeypatch.setattr(client.Worker, "__init__", begin_later)
+    port = cluster.head_node._ray_params.ray_client_server_port
+    start_jobs(address=f"ray://127.0.0.1:{port}")
+    assert not aborts
+    assert ray.is_initialized()
+
+
 def test_a_node_that_does_not_reach_the_stores_is_told_before_the_first_trial(cluster, tmp_path):
     launcher = RayLauncher(1)
     with contextlib.closing(launcher):
@@ -328,6 +345,9 @@ def test_where_no_cluster_is_a_local_one_is_begun_and_only_there(monkeypatch):
             asked.append(address)
             if address != "local":
                 raise ConnectionError("Could not find any running Ray instance")
+
+        def shutdown(self):
+            asked.append("shutdown")
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("mlflow_hpo.launchers.ray_cluster.the_ray", NoRay)
