@@ -238,11 +238,7 @@ def suggest(config: str, data: str, target: str, history: str, as_json: bool, de
         from mlflow_hpo.reports.suggestions import suggestions
 
         known = _known(config, data, target, history)
-        if as_json:
-            click.echo(known.to_json())
-            return
-        for line in suggestions(known, top):
-            echo(line)
+        _told(known, suggestions(known, top), as_json=as_json)
 
 
 @main.command()
@@ -253,11 +249,16 @@ def history(config: str, data: str, target: str, history: str, as_json: bool, de
         from mlflow_hpo.reports.suggestions import tasks
 
         known = _known(config, data, target, history)
-        if as_json:
-            click.echo(known.to_json())
-            return
-        for line in tasks(known):
-            echo(line)
+        _told(known, tasks(known), as_json=as_json)
+
+
+def _told(known: WarmStart, lines: list[str], *, as_json: bool) -> None:
+    """Print what is known, as JSON or line by line."""
+    if as_json:
+        click.echo(known.to_json())
+        return
+    for line in lines:
+        echo(line)
 
 
 def _known(config: str, data: str, target: str, history: str) -> WarmStart:

@@ -63,6 +63,6 @@ def impatient() -> Iterator[None]:
         _LOWERED.restore(names)
 
 
-def environment() -> dict[str, str]:
+def lasting_environment() -> dict[str, str]:
     """Return the environment of a process that begins now: it is not impatient because this one is."""
     return _LOWERED.left_out()

@@ -3,7 +3,7 @@
 import os
 import threading
 
-from mlflow_hpo.patience import IMPATIENT, environment, impatient
+from mlflow_hpo.patience import IMPATIENT, impatient, lasting_environment
 
 TIMEOUT, RETRIES = "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
@@ -16,7 +16,7 @@ def test_what_the_user_has_set_stays(monkeypatch):
     with impatient():
         assert os.environ[TIMEOUT] == "600"
         assert os.environ[RETRIES] == IMPATIENT[RETRIES]
-        assert environment() == before
+        assert lasting_environment() == before
     assert dict(os.environ) == before
 
 
@@ -35,7 +35,7 @@ def test_threads_that_are_impatient_at_the_same_time(monkeypatch):
         thread.start()
         inside.wait()
     assert IMPATIENT.items() <= os.environ.items()  # the other one is still at it
-    assert environment().keys().isdisjoint(IMPATIENT)
+    assert lasting_environment().keys().isdisjoint(IMPATIENT)
     leave.set()
     thread.join()
     assert os.environ.keys().isdisjoint(IMPATIENT)

@@ -14,8 +14,9 @@ from mlflow_hpo.doctor.findings import Finding, Level, fault, without_secrets
 from mlflow_hpo.doctor.gpu import check_gpu
 from mlflow_hpo.doctor.installation import check_backend, check_others, check_packages, check_python
 from mlflow_hpo.doctor.machine import check_folders, check_spools
-from mlflow_hpo.doctor.settings import check_experiment, check_run_id, check_store_kind, is_file_store, is_uri
+from mlflow_hpo.doctor.settings import check_experiment, check_run_id, check_store_kind, is_file_store
 from mlflow_hpo.doctor.stores import check_reaching, check_server, check_tracking, check_writing
+from mlflow_hpo.tracking.connect import is_uri
 
 __all__ = ["Finding", "Level", "examine"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from urllib.parse import unquote, urlsplit
 
-from mlflow_hpo.tracking.connect import without_passwords
+from mlflow_hpo.tracking.connect import is_uri, without_passwords
 
 HIDDEN = "***"
 _SECRET_NAME = re.compile(r"(PASSWORD|SECRET|TOKEN|ACCESS_KEY|ACCESS_KEY_ID|API_KEY)$", re.IGNORECASE)
@@ -66,10 +66,8 @@ def without_secrets(findings: Iterable[Finding], uris: Iterable[str]) -> list[Fi
     """
     secrets = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
     for uri in uris:
-        try:
-            password = urlsplit(uri).password or ""
-        except ValueError:  # nobody knows what in it is the password
-            password = uri
+        # of what is no URI nobody knows what the password is
+        password = (urlsplit(uri).password or "") if is_uri(uri) else uri
         secrets |= {password, unquote(password)}
     hidden = {each for each in secrets if len(each) >= _SHORTEST and each.lower() not in _NO_SECRETS}
     longest_first = sorted(hidden, key=len, reverse=True)

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.doctor.findings import Finding, fault, ok, warning
-from mlflow_hpo.tracking.connect import public_uri
+from mlflow_hpo.tracking.connect import QUOTING, is_uri, public_uri
 
 SUBJECT = "settings"
 RUN_ID, NAME, ID = "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"
@@ -35,8 +35,7 @@ def check_store_kind() -> Iterator[Finding]:
     """Check that the tracking store can be told, and is no folder of files, which MLflow has given up."""
     uri = mlflow.get_tracking_uri()
     if not is_uri(uri):
-        cure = "write characters such as @ : / [ ] in its user name and password as %40 %3A %2F %5B %5D"
-        yield fault(SUBJECT, "MLFLOW_TRACKING_URI is no URI", cure)
+        yield fault(SUBJECT, "MLFLOW_TRACKING_URI is no URI", QUOTING)
         return
     if not is_file_store(uri):
         return
@@ -91,19 +90,6 @@ def check_experiment(client: MlflowClient, name: str | None) -> Iterator[Finding
     else:
         yield ok("experiment", f"{found.name!r} (id {found.experiment_id})")
         yield found
-
-
-def is_uri(text: str) -> bool:
-    """Return whether a text can be taken apart as a URI.
-
-    >>> is_uri("./runs"), is_uri("postgresql://user:p[ss@host/db")
-    (True, False)
-    """
-    try:
-        urlsplit(text)
-    except ValueError:
-        return False
-    return True
 
 
 def is_file_store(uri: str) -> bool:

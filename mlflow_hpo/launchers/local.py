@@ -42,7 +42,7 @@ from mlflow_hpo.launchers.processes import signal_name
 from mlflow_hpo.launchers.slots import slots_here
 from mlflow_hpo.launchers.uploader import Away, Back, Queued, Settled, Upload, inherited
 from mlflow_hpo.launchers.worker import Inherit, Interrupt, Located, Ready, Reply, Setup, staging_of
-from mlflow_hpo.patience import environment
+from mlflow_hpo.patience import lasting_environment
 
 CLOSE_TIMEOUT = 10.0  # seconds that idle workers get to leave by themselves
 LAST_WORDS = 5.0  # seconds that a worker gets to exit that failed while it started
@@ -275,7 +275,7 @@ class WorkerPool(Launcher):
         ours, theirs = socket.socketpair()
         log = self._folder / f"worker-{slot.number}.log"
         with theirs, log.open("wb") as output:
-            variables = {**environment(), **slot.env}
+            variables = {**lasting_environment(), **slot.env}
             process = start_worker(self.program, self._modules, variables, theirs.fileno(), output)
         worker = Worker(slot, process, Connection(ours.detach()), log)
         self._workers[slot.number] = worker

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlflow_hpo.checks import did_you_mean, finite_number, shown
 from mlflow_hpo.errors import ConfigError, StudyError
+from mlflow_hpo.patience import lasting_environment
 
 EXTRA = "pip install 'mlflow-hpo[ray]'"
 LOCAL, AUTO = "local", "auto"
@@ -86,7 +87,7 @@ def environment(more: tuple[str, ...]) -> dict[str, str]:
     """
     return {
         name: value
-        for name, value in os.environ.items()
+        for name, value in lasting_environment().items()
         if name in more or (name not in OF_THE_DRIVER and (name.startswith(STANDARD) or name in NETWORK))
     }
 

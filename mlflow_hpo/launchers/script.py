@@ -30,7 +30,7 @@ from mlflow_hpo.launchers.output import end_of
 from mlflow_hpo.launchers.processes import TICK, Command, Guard, signal_name
 from mlflow_hpo.launchers.progress import Progress
 from mlflow_hpo.launchers.project_contract import Project
-from mlflow_hpo.patience import environment
+from mlflow_hpo.patience import lasting_environment
 from mlflow_hpo.steps import Point
 
 T = TypeVar("T")
@@ -179,7 +179,9 @@ class Script:
             seed=job.seed,
             checkpoint=self._checkpoint,
             downloads=downloads,
-            env=self._services.environment(job.run_id, {**UNBUFFERED, **environment(), **self.slot.env}),
+            env=self._services.environment(
+                job.run_id, {**UNBUFFERED, **lasting_environment(), **self.slot.env}
+            ),
         )
         self._command = Command(line, folder=self._home, output=self._log, guard=self._guard)
         while True:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+QUOTING = "write @ : / [ ] in its user name and password as %40 %3A %2F %5B %5D"  # the cure of what is none
 TIMEOUT = 5.0  # seconds to open a connection
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # user name and password in the URI of a database; SQLAlchemy lets the latter go on to the first @
@@ -40,13 +41,8 @@ def connect() -> MlflowClient:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri = mlflow.get_tracking_uri()
-    try:
-        urlsplit(uri)
-    except ValueError:
-        raise StudyError(
-            "MLFLOW_TRACKING_URI: is no URI; write @ : / [ ] in its user name and password as "
-            "%40 %3A %2F %5B %5D"
-        ) from None
+    if not is_uri(uri):
+        raise StudyError(f"MLFLOW_TRACKING_URI: is no URI; {QUOTING}")
     problem = f"MLFLOW_TRACKING_URI: cannot use {public_uri(uri)}"
     reach("MLFLOW_TRACKING_URI", uri)
     hasten(uri)
@@ -56,6 +52,19 @@ def connect() -> MlflowClient:
         client = ask(problem, MlflowClient)
         ask(problem, client.search_experiments, max_results=1)
     return client
+
+
+def is_uri(text: str) -> bool:
+    """Return whether a text can be taken apart as a URI.
+
+    >>> is_uri("./runs"), is_uri("postgresql://user:p[ss@host/db")
+    (True, False)
+    """
+    try:
+        urlsplit(text)
+    except ValueError:
+        return False
+    return True
 
 
 def reach(setting: str, uri: str) -> None:
