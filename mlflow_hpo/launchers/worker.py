@@ -393,12 +393,15 @@ class WorkerChannel:
 
 
 class Sampler:
-    """Samples the machine in a thread of its own while a job runs."""
+    """Samples the machine in a thread of its own while a job runs; `begin` is of the monotonic clock."""
 
-    def __init__(self, monitor: Monitor, gauge: GpuGauge, job: TrialJob, outbox: Outbox) -> None:
+    def __init__(
+        self, monitor: Monitor, gauge: GpuGauge, job: TrialJob, begin: float, outbox: Outbox
+    ) -> None:
         self._monitor = monitor
         self._gauge = gauge
         self._job = job
+        self._begin = begin
         self._outbox = outbox
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="mlflow-hpo-sampler")
@@ -411,10 +414,10 @@ class Sampler:
         self._thread.join()
 
     def _run(self) -> None:
-        number, begin = self._job.sample, time.monotonic()
+        number = self._job.sample
         while True:
             over = self._over.wait(SAMPLE_INTERVAL)
-            short = over and time.monotonic() - begin < WORTH_A_SAMPLE
+            short = over and time.monotonic() - self._begin < WORTH_A_SAMPLE
             # a job shorter than the interval gets one sample all the same
             if not over or number == self._job.sample:
                 readings = {} if short else dict(self._monitor.sample())
@@ -473,7 +476,8 @@ def run_job(
         trial = Trial(job.params, stop=job.stop, seed=job.seed, device=setup.device, channel=channel)
         try:
             within = services.within(job.params, channel.reported, channel.run_id)
-            with channel.training(), Sampler(monitor, gauge, job, outbox), within, interruption.training(job):
+            sampler = Sampler(monitor, gauge, job, begin, outbox)
+            with channel.training(), sampler, within, interruption.training(job):
                 trainable(trial)
         except TrialStopped:
             outcome = Outcome.STOPPED
