@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from mlflow_hpo.launchers.host_memory import free_memory
+
 FIRST = 4  # trials of a pack whose need is not known yet
 SHARE = 0.8  # of the memory that is free, so that others find some, too
 _STATUS = Path("/proc/self/status")
@@ -52,7 +54,7 @@ class PackLimits:
 
 
 class _HostMemory:
-    """Resident memory of this process, and what the machine has left for it."""
+    """Resident memory of this process, and what is left for it."""
 
     def begin(self) -> int:
         """Forget the peak so far; return what is in use."""
@@ -69,7 +71,7 @@ class _HostMemory:
 
     def free(self) -> int:
         """Return what may still be used."""
-        return int(psutil.virtual_memory().available)
+        return free_memory()
 
 
 class _GpuMemory:
