@@ -12,22 +12,21 @@ from mlflow_hpo.tracking.summary import StudySummary
 
 
 def comparison_data(studies: Sequence[StudySummary]) -> list[dict[str, Any]]:
-    """Return what is compared of each study, in their order; `best` is None where no trial has a value."""
-    return [_compared(study) for study in studies]
+    """Return what is compared of each study, the best first where all optimise one metric.
+
+    `best` is None where no trial has a value.
+    """
+    return [_compared(study) for study in _in_order(studies)]
 
 
 def comparison_table(studies: Sequence[StudySummary]) -> list[str]:
-    """Return studies as a table, one a line, below a line of headings.
+    """Return studies as a table, one a line, below headings; their order is as in `comparison_data`.
 
-    The best comes first where all optimise one metric. `SAVED` is the share of epochs that stopping early
-    saved against full training of every trial.
+    `SAVED` is the share of epochs that stopping early saved against full training of every trial.
     """
-    if len({(study.metric, study.mode) for study in studies}) == 1:
-        sign = -1.0 if studies[0].mode == "max" else 1.0
-        studies = sorted(studies, key=lambda study: _rank(_best(study), sign))
     heading = ("RUN ID", "NAME", "STATUS", "METRIC", "BEST", "TRIALS", "FAILED", "EPOCHS", "SAVED", "TIME")
     rows = [(*heading, "SEARCHER", "SCHEDULER")]
-    for study in studies:
+    for study in _in_order(studies):
         told = _compared(study)
         best, saved = told["best"], told["saved"]
         rows.append(
@@ -47,6 +46,13 @@ def comparison_table(studies: Sequence[StudySummary]) -> list[str]:
             )
         )
     return aligned(rows)
+
+
+def _in_order(studies: Sequence[StudySummary]) -> Sequence[StudySummary]:
+    if len({(study.metric, study.mode) for study in studies}) > 1:
+        return studies
+    sign = -1.0 if studies and studies[0].mode == "max" else 1.0
+    return sorted(studies, key=lambda study: _rank(_best(study), sign))
 
 
 def _compared(study: StudySummary) -> dict[str, Any]:

@@ -19,7 +19,9 @@ def test_the_best_study_comes_first():
 
     assert [row.split()[1] for row in rows] == sorted(best, key=best.get, reverse=True)
     assert heading.split()[:4] == ["RUN", "ID", "NAME", "STATUS"]
-    [told, *_] = comparison_data(studies)
+    data = comparison_data(studies)
+    assert [told["name"] for told in data] == sorted(best, key=best.get, reverse=True)
+    told = next(told for told in data if told["name"] == "study-0")
     assert told["best"] == best["study-0"]
     assert told["failed"] == 3
     assert told["saved"] == 1 - studies[0].epochs / 270
@@ -29,6 +31,7 @@ def test_studies_of_several_metrics_keep_their_order():
     studies = [recorded(10, name=metric, metric=metric).summary for metric in ("loss", "accuracy")]
     _, *rows = comparison_table(studies)
     assert [row.split()[1] for row in rows] == ["loss", "accuracy"]
+    assert [told["name"] for told in comparison_data(studies)] == ["loss", "accuracy"]
 
 
 def test_the_command_reads_them_from_mlflow(store):
