@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import subprocess
@@ -11,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mlflow_hpo.ahead import import_ahead
 from mlflow_hpo.bookkeeper import Bookkeeper
 from mlflow_hpo.errors import StudyError
 from mlflow_hpo.launchers.processes import own_python
@@ -51,7 +51,7 @@ class Reporting:
         now = time.monotonic()
         if now >= self._imports_due:
             self._imports_due = math.inf
-            threading.Thread(target=_import_ahead, name="mlflow-hpo-imports", daemon=True).start()
+            import_ahead(_prepare)
         if now >= self._due and not self._busy() and self._tracker.away is None:
             self._begin()
 
@@ -126,8 +126,7 @@ class Reporting:
         return f"no report written ({why}); make it with: mlflow-hpo report {self._tracker.run_id}"
 
 
-def _import_ahead() -> None:
-    with contextlib.suppress(Exception):  # who needs it will tell
-        from mlflow_hpo.reports.html import prepare
+def _prepare() -> None:
+    from mlflow_hpo.reports.html import prepare
 
-        prepare()
+    prepare()

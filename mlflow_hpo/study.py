@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
+from mlflow_hpo.ahead import import_ahead
 from mlflow_hpo.auto import choose, is_auto, named
 from mlflow_hpo.background import Background
 from mlflow_hpo.bookkeeper import Bookkeeper
@@ -272,6 +273,8 @@ class Study:
             ):
                 services = self._tracker.services(self.config.metrics)
                 self._launcher.start(self._train, services, folder)
+                if isinstance(self._train, DescribedTraining):
+                    import_ahead(self._train.import_ahead)
                 self._tell_choices()
                 self._loop.run()
                 self._searched = True

@@ -190,6 +190,9 @@ class DescribedTraining(Described, Protocol):
     def metrics(self) -> frozenset[str]:
         """Names of the metrics that every epoch reports."""
 
+    def import_ahead(self) -> None:
+        """Import what takes long and `log_model` needs; called in a thread while workers start."""
+
     def log_model(
         self, checkpoint: Path, params: Mapping[str, Any], *, registered_model_name: str | None
     ) -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mlflow_hpo.launchers.base import Cause, Ended, Outcome, Sampled, TrialJob
+from mlflow_hpo.launchers.host_memory import keep_freed_memory
 from mlflow_hpo.launchers.pack_limits import PackLimits
 from mlflow_hpo.launchers.worker import (
     SAMPLE_INTERVAL,
@@ -403,6 +404,8 @@ def _give_up() -> NoReturn:
 def main(descriptor: int) -> None:
     """Serve jobs until the driver closes the pipe."""
     desk = Desk.at(descriptor)
+    if not desk.setup.device.startswith("cuda"):
+        keep_freed_memory()
     with tempfile.TemporaryDirectory(prefix="pack-", dir=desk.setup.folder) as folder:
         PackWorker(desk, Path(folder)).run()
     desk.leave()

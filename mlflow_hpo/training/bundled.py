@@ -184,6 +184,10 @@ class BundledTraining:
             compiled=self.compiled,
         )
 
+    def import_ahead(self) -> None:
+        """Import torch, which takes a second."""
+        import torch  # noqa: F401
+
     def log_model(
         self, checkpoint: Path, params: Mapping[str, Any], *, registered_model_name: str | None = None
     ) -> None:

@@ -9,6 +9,7 @@ no operation mixes trials: what is computed of one does not depend on its neighb
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -225,9 +226,9 @@ class _Plan:
     @classmethod
     def of(cls, model: nn.Module, forward: Forward, X: Tensor) -> _Plan:
         """Look at what the layers of a model make of a row."""
-        dropped: dict[nn.Module, tuple[int, ...]] = dict.fromkeys(
-            dropouts_of(model), (1,)
-        )  # of one that is never asked
+        # made of zeros rather than passed on "meta", for which torch would import its compiler
+        blank = copy.deepcopy(model).to_empty(device=X.device).eval()
+        dropped: dict[nn.Module, tuple[int, ...]] = dict.fromkeys(dropouts_of(blank), (1,))
         sizes = [X[0].numel()]
 
         def look(layer: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
@@ -237,13 +238,13 @@ class _Plan:
                 kernel = 9 if isinstance(layer, nn.Conv2d) else 1
                 sizes.append(kernel * max(inputs[0].numel(), output.numel()))
 
-        hooks = [layer.register_forward_hook(look) for layer in model.modules() if layer is not model]
-        try:
-            with torch.no_grad():
-                model.eval()(X[:1].to("meta"))
-        finally:
-            for hook in hooks:
-                hook.remove()
+        for layer in blank.modules():
+            if layer is not blank:
+                layer.register_forward_hook(look)
+        with torch.no_grad():
+            for value in (*blank.parameters(), *blank.buffers()):
+                value.zero_()
+            blank(X[:1])
         return cls(forward, Layout(model), list(dropped.values()), max(sizes))
 
 
@@ -383,19 +384,14 @@ class _Masks:
 
     def _draw(self, batches: Sequence[int]) -> list[list[Tensor]]:
         """Draw 16 bits for each number, four at a time: rates of dropout are rounded to 1 / 65536."""
-        trials, rows = len(self._generators), sum(batches)
-        needed = sum(self._sizes) * rows
-        drawn = torch.empty(trials, -(-needed // 4), dtype=torch.int64, device=self._like.device)
+        sizes = [size * rows for rows in batches for size in self._sizes]
+        drawn = torch.empty(
+            len(self._generators), -(-sum(sizes) // 4), dtype=torch.int64, device=self._like.device
+        )
         for own, generator in zip(drawn, self._generators, strict=True):
             own.random_(_LOWEST, None, generator=generator)  # all 64 bits
-        bits = drawn.view(torch.int16)[:, :needed]
-        layers = [
-            torch.split(own.view(trials, *shape, rows), list(batches), dim=-1)
-            for own, shape in zip(
-                torch.split(bits, [size * rows for size in self._sizes], dim=1), self._shapes, strict=True
-            )
-        ]
-        return [list(each) for each in zip(*layers, strict=True)]
+        parts = iter(torch.split(drawn.view(torch.int16)[:, : sum(sizes)], sizes, dim=1))
+        return [[next(parts).view(-1, *shape, rows) for shape in self._shapes] for rows in batches]
 
 
 def _rows(data: Tensor, batch: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlflow_hpo.training.maps import Maps
+
 Named = Mapping[str, Tensor]
 
 
@@ -33,6 +35,10 @@ class Stacked:
         for at, ((_, one), (_, other)) in enumerate(pairwise(self._layers)):
             if isinstance(one, nn.ReLU) and isinstance(other, nn.MaxPool2d):  # the same, and quicker
                 self._layers[at : at + 2] = self._layers[at + 1], self._layers[at]
+        kinds = [type(layer) for _, layer in self._layers]
+        flat = kinds.index(nn.Flatten) if kinds[0] is nn.Conv2d else 0
+        self._maps = Maps(self._layers[:flat]) if flat else None
+        self._behind = self._layers[flat + 1 :]
 
     def __call__(
         self, weights: Named, buffers: Named, x: Tensor, masks: Sequence[Tensor], *, training: bool
@@ -46,8 +52,12 @@ class Stacked:
             masks: what each dropout layer multiplies by in training, shape (trials, *features, rows).
             training: as opposed to evaluation.
         """
-        x, dropouts = x.movedim(1, -1), iter(masks)
-        for name, layer in self._layers:
+        dropouts = iter(masks)
+        if self._maps is not None and x.device.type == "cpu":
+            layers, x = self._behind, self._maps(weights, buffers, x, training=training)
+        else:
+            layers, x = self._layers, x.movedim(1, -1)
+        for name, layer in layers:
             if isinstance(layer, nn.Dropout):
                 x = x * next(dropouts) if training else x
             else:

@@ -111,7 +111,7 @@ def furthest(curves: list[Curve], others: list[Curve]) -> float:
 
 
 @settings(
-    max_examples=8,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -123,7 +123,7 @@ def furthest(curves: list[Curve], others: list[Curve]) -> float:
     normalisation=st.sampled_from(["none", "batch", "layer"]),
     batch_size=st.integers(8, 64),
     layers=st.integers(1, 3),
-    width=st.integers(2, 12),
+    width=st.sampled_from([2, 5, 8, 12, 16, 17]),
     dtype=st.sampled_from([torch.float64, torch.float32]),
 )
 def test_every_metric_is_as_if_alone(
@@ -171,7 +171,7 @@ def test_one_that_diverges_touches_no_other() -> None:
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this torch multiplies without MKL")
 def test_products_are_the_same_with_any_number_of_threads() -> None:
-    packs, threads = packs_of("digits", torch.float32), torch.get_num_threads()
+    packs, threads = packs_of("diabetes", torch.float32), torch.get_num_threads()
     found = []
     try:
         for count in (1, 2, 3):

@@ -13,16 +13,19 @@ from mlflow_hpo.training.stacked import Stacked
 @pytest.mark.parametrize("shape", [(5,), (1, 8, 8), (2, 9, 11), (3, 4, 4)])
 @pytest.mark.parametrize("normalisation", ["none", "batch", "layer"])
 @pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("width", "trials"), [(4, 3), (8, 10), (16, 1), (17, 2)])
 def test_outputs_buffers_and_gradients_are_torchs(
-    shape: tuple[int, ...], normalisation: str, training: bool
+    shape: tuple[int, ...], normalisation: str, training: bool, width: int, trials: int
 ) -> None:
     def build() -> torch.nn.Module:
-        model = build_model(shape, 3, layers=2, width=4, dropout=0.0, normalisation=normalisation).double()
+        model = build_model(
+            shape, 3, layers=2, width=width, dropout=0.0, normalisation=normalisation
+        ).double()
         return model.train(training)
 
     torch.manual_seed(0)
-    models = [build() for _ in range(3)]
-    x = torch.randn(3, 6, *shape, dtype=torch.float64).round(decimals=1)
+    models = [build() for _ in range(trials)]
+    x = torch.randn(trials, 6, *shape, dtype=torch.float64).round(decimals=1)
     parameters = [dict(model.named_parameters()) for model in models]
     weights = {name: torch.stack([own[name].detach() for own in parameters]) for name in parameters[0]}
     buffers = {
