@@ -1,8 +1,8 @@
 """Layers over the stacked weights of several trials: one product does for all of them.
 
 What is computed of one trial must not depend, in any bit, on how many others are there: products are batched
-(`torch.bmm`), never grouped convolutions, whose kernels are chosen by size, and no sum runs over trials. On
-the CPU that holds of every operation here where MKL is told so (`MKL_CBWR`), as workers are; tests check it.
+(`torch.bmm`), and no sum runs over trials. On the CPU that holds of every operation here where MKL is told so
+(`MKL_CBWR`), as workers are; tests check it. Convolutions on the CPU are `Maps`.
 
 Activations have the shape (trials, channels, ..., rows): so the rows of each pixel lie side by side, which is
 what products want, and what makes shifting and pooling of maps work on long pieces of memory.
