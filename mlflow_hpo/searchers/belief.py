@@ -15,7 +15,6 @@ from mlflow_hpo.searchers.prior import Prior
 from mlflow_hpo.searchers.scaling import scaled
 
 _GROWTH = 1.2  # the model is fitted again once there is so much more data
-_BELIEVED = 0.25  # weight of the earlier tasks that a search must agree with
 _APART = 0.5  # deviation of a task's losses from what earlier tasks lead to expect, before they are known
 
 
@@ -79,15 +78,19 @@ class Belief:
         return self._model.predict(self._points(places))
 
     def contradicted(self, seen: Places, losses: Array) -> bool:
-        """Whether losses (n), some perhaps infinite, rank as only few of the earlier tasks lead to expect."""
+        """Whether losses (n), some perhaps infinite, rank otherwise than earlier tasks lead to expect.
+
+        That is so where the mean of Spearman's correlations, by the tasks' weights, is not above 0.
+        """
         if self._prior is None:
             return False
         from scipy.stats import rankdata  # takes a second to import
 
-        expected = self._prior.expected(seen.features, np.array(seen.epochs, dtype=float))
-        middle = (len(losses) + 1) / 2
-        agree = (rankdata(expected, axis=0) - middle).T @ (rankdata(losses) - middle) > 0
-        return bool(self._prior.weights[agree].sum() < _BELIEVED)
+        expected = rankdata(self._prior.expected(seen.features, np.array(seen.epochs, dtype=float)), axis=0)
+        expected -= expected.mean(axis=0)
+        ranks = rankdata(losses) - (len(losses) + 1) / 2
+        spreads = np.maximum(np.linalg.norm(expected, axis=0), 1e-12)  # 0 where all are the same
+        return bool(self._prior.weights @ (expected.T @ ranks / spreads) <= 0)
 
     def unwarped(self, evenly: Array) -> Array:
         """Return evenly spread features (n x f) closer together where the losses change most."""

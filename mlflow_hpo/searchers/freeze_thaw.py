@@ -40,6 +40,8 @@ _IMPROVEMENTS = (-2.0, 0.0)  # powers of 10 of the improvement hoped for
 _LEAST_SPREAD = 0.5  # of the losses above the best, where all seen so far are about as good
 _FADE = 5.0  # full trainings after which the prior would count half
 _INFORMED = 2.0  # full trainings after which it is forgotten
+_SOON = 2 / 3  # of the trials that it is not asked about come before there was a full training, with a prior
+_FEW = 4  # fewer of them do not say whether a history misleads
 _SPREAD = 0.4  # of a full training then goes into new configurations that are spread evenly
 _THOUGHT_OF = 100  # so many of the best paused trials of each level are thought of
 
@@ -66,15 +68,17 @@ class FreezeThawSearcher(Searcher):
     new ones compete.
 
     With a `Prior` the model begins with what earlier tasks lead to expect, and what was good there competes,
-    too; of the first `n_startup` every other one is such a configuration. After `t` full trainings these
+    too; of the first `n_startup` every other one is such a configuration, and the last third of them waits
+    until there was a full training. After `t` full trainings these
     expectations count ``1 / (1 + (t / 5)**2)``, and after 2 they are forgotten: the model goes on as if all
     trials so far had been made without them, and more are spread evenly, `n_startup` or as many as take 0.4
     of a full training up to the first level. So the search also finds what lies far from all that was good
     before.
 
-    Where the history misleads, all is forgotten at once, and nothing more is spread: once `n_startup` trials
-    have reached the first level, their losses there rank the other way round than tasks with more than three
-    quarters of the weight lead to expect (Spearman's correlation is not above 0).
+    Where the history misleads, all is forgotten at once: when the first two thirds of these have reached the
+    first level, or when all have, their losses there do not rank as the earlier tasks lead to expect (the
+    weighted mean of Spearman's correlations is not above 0). Those that it chose are then left out, unless
+    they are better than all others, and the search goes on as the one that never had a history.
 
     Args:
         n_startup: configurations before the model proposes.
@@ -88,7 +92,8 @@ class FreezeThawSearcher(Searcher):
         self.space = space
         self._levels = tuple(levels)
         self._n_startup = whole_number("n_startup", n_startup, at_least=1)
-        self._startup = self._n_startup  # until there are so many trials, the model is not asked
+        self._startup = self._n_startup  # so many trials are begun without asking the model
+        self._proposed: set[int] = set()  # those that it was asked about
         self._spread = 0  # configurations that were spread evenly
         self._rng = np.random.default_rng(seed)
         self._sobol = SobolSearcher(space, seed, levels)
@@ -98,7 +103,6 @@ class FreezeThawSearcher(Searcher):
         self._tried: set[bytes] = set()
         self._pending: dict[int, None] = {}  # trials with a job, in the order of their beginning
         self._reached: dict[int, int] = {}  # how many levels each trial reached
-        self._begun = 0  # trials that reached the first level
         self._trained = 0  # epochs, up to the levels
         self._at_level: dict[tuple[int, int], float] = {}  # losses by trial and level
         self._ranked: list[tuple[float, int]] = []  # (loss, trial) at every level, ascending
@@ -108,6 +112,8 @@ class FreezeThawSearcher(Searcher):
         self._belief = Belief(self._width, self._levels)
         self._informed = False  # whether the belief has a prior
         self._candidates: dict[bytes, Config] = {}  # what was good on earlier tasks, by its place
+        self._chosen: set[int] = set()  # trials of such configurations
+        self._left_out: set[int] = set()  # trials of which nothing more is to be known
 
     def expect(self, prior: Prior) -> Sequence[Config]:
         """Begin with what earlier tasks lead to expect; nothing must be tried first."""
@@ -119,7 +125,11 @@ class FreezeThawSearcher(Searcher):
     def advise(self, paused: Mapping[int, Sequence[tuple[float, int]]], *, may_start: bool) -> int | None:
         """Return which paused trial should go on, or None for a new one."""
         best = chain.from_iterable(islice(waiting, _THOUGHT_OF) for waiting in paused.values())
-        choice = self._next_choice([trial for _, trial in best], may_start=may_start)
+        trials = [trial for _, trial in best]
+        open_ = [trial for trial in trials if trial not in self._left_out]
+        if not open_ and not may_start:
+            return trials[0]
+        choice = self._next_choice(open_, may_start=may_start)
         trial_id, _ = choice
         if trial_id is None:
             self._proposal = choice
@@ -133,9 +143,10 @@ class FreezeThawSearcher(Searcher):
         _, point = self._proposal or self._next_choice([], may_start=True)
         self._proposal = None
         if point is None:
-            config = self._evenly_spread()
+            config = self._startup_config()
         else:
             config = self._candidates.get(point.tobytes()) or self.space.from_unit(point.tolist())
+            self._proposed.add(trial_id)
         self.adopt(trial_id, config)
         return config
 
@@ -143,23 +154,28 @@ class FreezeThawSearcher(Searcher):
         """Count the trial as pending."""
         point = self._encoding.point(self.space.to_unit(config))
         self._points[trial_id] = point
-        self._tried.add(self._encoding.snap(point[None])[0].tobytes())
+        place = self._encoding.snap(point[None])[0].tobytes()
+        self._tried.add(place)
+        if place in self._candidates:
+            self._chosen.add(trial_id)
         self._pending[trial_id] = None
         self._reached[trial_id] = 0
 
     def report(self, trial_id: int, resource: int, loss: float) -> None:
         """Learn from the loss if the trial stands at its next level."""
         level = self._reached[trial_id]
+        if trial_id in self._left_out:
+            return
         if level < len(self._levels) and resource >= self._levels[level]:
             self._trained += self._levels[level] - (self._levels[level - 1] if level else 0)
             self._reached[trial_id] += 1
-            self._begun += level == 0
             self._at_level[trial_id, level] = loss
             insort(self._ranked, (loss, trial_id))
             if self._informed and self._trained >= _INFORMED * self._levels[-1]:
                 self._forget(max(self._n_startup, int(_SPREAD * self._levels[-1] / self._levels[0])))
-            elif self._informed and level == 0 and self._contradicted:
-                self._forget(0)
+            elif self._informed and level == 0 and self._contradicted(trial_id):
+                self._leave_out_chosen()
+                self._forget(max(0, self._n_startup - self._by_itself + len(self._left_out)))
 
     def complete(self, trial_id: int) -> None:
         """Count the trial as no longer pending."""
@@ -171,17 +187,25 @@ class FreezeThawSearcher(Searcher):
         """Count a trial that never reached a level as the worst."""
         self.complete(trial_id)
 
-    @property
-    def _contradicted(self) -> bool:
+    def _contradicted(self, latest: int) -> bool:
         """Whether the first losses rank the other way round than earlier tasks lead to expect.
 
-        Looked at once: later trials lie close together, where ranks say little.
+        Trials that the model proposed lie close together, where ranks say little.
         """
-        if self._begun != self._n_startup:
+        keys = [key for key in self._at_level if key[1] == 0 and key[0] not in self._proposed]
+        if latest in self._proposed or len(keys) not in (self._soon, self._n_startup) or len(keys) < _FEW:
             return False
-        keys = [key for key in self._at_level if key[1] == 0]
         losses = np.array([self._at_level[key] for key in keys])
         return self._belief.contradicted(self._places(keys), losses)
+
+    def _leave_out_chosen(self) -> None:
+        """Forget the trials that earlier tasks chose, but for those that are better than all others."""
+        by_itself = [loss for loss, trial in self._ranked if trial not in self._chosen]
+        best = min(by_itself, default=math.inf)
+        self._left_out = {trial for loss, trial in self._ranked if trial in self._chosen and loss >= best}
+        self._ranked = [pair for pair in self._ranked if pair[1] not in self._left_out]
+        for key in [key for key in self._at_level if key[0] in self._left_out]:
+            del self._at_level[key]
 
     def _forget(self, spread: int) -> None:
         """Go on as a search that has made all these trials without any prior; the next are spread evenly."""
@@ -189,7 +213,7 @@ class FreezeThawSearcher(Searcher):
         self._informed = False
         self._candidates.clear()
         self._queue.clear()
-        self._startup = len(self._points) + spread
+        self._startup = self._by_itself + spread
 
     def _placed(self, configs: Sequence[Config]) -> dict[bytes, Config]:
         points = [self._encoding.point(self.space.to_unit(config)) for config in configs]
@@ -218,8 +242,8 @@ class FreezeThawSearcher(Searcher):
         With many workers the model is asked for several choices at once, as it changes little in between.
         """
         known = len(self._at_level) + len(self._barren)
-        if may_start and (len(self._points) < self._startup or known < 2):
-            return [(None, self._untried_candidate() if len(self._points) % 2 == 0 else None)]
+        if may_start and (self._by_itself < self._startup_so_far or known < 2):
+            return [(None, None)]
         # the matrices are small and the trainings want the cores; besides, more threads round differently
         with self._threads.limit(limits=1):
             return self._promising(paused, may_start=may_start)
@@ -229,10 +253,28 @@ class FreezeThawSearcher(Searcher):
         """How much the prior counts."""
         return 1 / (1 + (self._trained / self._levels[-1] / _FADE) ** 2)
 
-    def _untried_candidate(self) -> Array | None:
-        """Return the first of what was good on earlier tasks that was not tried, None if all was."""
-        untried = (np.frombuffer(key) for key in self._candidates if key not in self._tried)
-        return next(untried, None)
+    @property
+    def _by_itself(self) -> int:
+        """How many trials were begun without asking the model."""
+        return len(self._points) - len(self._proposed)
+
+    @property
+    def _soon(self) -> int:
+        return round(_SOON * self._n_startup)
+
+    @property
+    def _startup_so_far(self) -> int:
+        """How many trials are to be begun by now without asking the model."""
+        wait = self._informed and self._trained < self._levels[-1]
+        return min(self._startup, self._soon) if wait else self._startup
+
+    def _startup_config(self) -> Config:
+        """Return what was good on earlier tasks and was not tried, for every other trial; else any other."""
+        if self._by_itself % 2 == 0:
+            for key, config in self._candidates.items():
+                if key not in self._tried:
+                    return config
+        return self._evenly_spread()
 
     def _evenly_spread(self) -> Config:
         """Return the centre of the space first, then points of a Sobol sequence."""

@@ -71,8 +71,10 @@ def test_a_history_that_misleads_costs_little():
 
 def test_the_similar_task_is_found_out_by_its_losses():
     history = plane_history((0.1, 0.9), (0.7, 0.2), (0.2, 0.1))
-    found = [search(history, epochs=18, seed=seed).best.config.values() for seed in range(3)]
-    assert np.median([math.dist(each, (0.7, 0.2)) for each in found]) < 0.1
+    found = [search(history, epochs=36, seed=seed).best.config.values() for seed in range(5)]
+    assert (
+        np.median([math.dist(each, (0.7, 0.2)) for each in found]) < 0.15
+    )  # the others are 0.5 and 0.9 away
 
 
 @pytest.mark.parametrize(("longest", "count"), [(9, 6), (30, 12)])
@@ -99,9 +101,22 @@ def test_a_history_that_the_first_losses_contradict_is_forgotten_at_once():
     optimizer = search(history, epochs=0)
     while optimizer.searcher._informed:
         step(optimizer, best=(0.7, 0.2))
-    assert len(optimizer.trials) == 6
+    assert len(optimizer.trials) in (4, 6)
     tried = [trial.config for task in history.tasks for trial in task.trials]
     assert not any(step(optimizer, best=(0.7, 0.2)).config in tried for _ in range(8))
+
+
+def test_after_a_contradiction_the_search_is_the_one_without_history():
+    def jobs(history):
+        optimizer = search(history, epochs=0, max_resource=81)
+        return [(job.config, job.stop) for job in (step(optimizer, best=(0.7, 0.2)) for _ in range(30))]
+
+    history = plane_history((0.7, 0.2), (0.6, 0.3), sign=-1.0)
+    tried = [trial.config for task in history.tasks for trial in task.trials]
+    misled, cold = jobs(history), jobs(None)
+    by_itself = [job for job in misled if job[0] not in tried]
+    assert 1 <= len(misled) - len(by_itself) <= 3
+    assert by_itself == cold[: len(by_itself)]
 
 
 def test_a_history_of_another_place_does_not_keep_the_search_there():
