@@ -40,8 +40,7 @@ _IMPROVEMENTS = (-2.0, 0.0)  # powers of 10 of the improvement hoped for
 _LEAST_SPREAD = 0.5  # of the losses above the best, where all seen so far are about as good
 _FADE = 5.0  # full trainings after which the prior would count half
 _INFORMED = 2.0  # full trainings after which it is forgotten
-_SOON = 2 / 3  # of the trials that it is not asked about come before there was a full training, with a prior
-_FEW = 4  # fewer of them do not say whether a history misleads
+_FEW = 4  # fewer trials do not say whether a history misleads
 _SPREAD = 0.4  # of a full training then goes into new configurations that are spread evenly
 _THOUGHT_OF = 100  # so many of the best paused trials of each level are thought of
 
@@ -68,17 +67,16 @@ class FreezeThawSearcher(Searcher):
     new ones compete.
 
     With a `Prior` the model begins with what earlier tasks lead to expect, and what was good there competes,
-    too; of the first `n_startup` every other one is such a configuration, and the last third of them waits
-    until there was a full training. After `t` full trainings these
+    too; of the first `n_startup` every other one is such a configuration. After `t` full trainings these
     expectations count ``1 / (1 + (t / 5)**2)``, and after 2 they are forgotten: the model goes on as if all
     trials so far had been made without them, and more are spread evenly, `n_startup` or as many as take 0.4
     of a full training up to the first level. So the search also finds what lies far from all that was good
     before.
 
-    Where the history misleads, all is forgotten at once: when the first two thirds of these have reached the
-    first level, or when all have, their losses there do not rank as the earlier tasks lead to expect (the
-    weighted mean of Spearman's correlations is not above 0). Those that it chose are then left out, unless
-    they are better than all others, and the search goes on as the one that never had a history.
+    Where the history misleads, all is forgotten at once: once these have reached the first level, their
+    losses there do not rank as the earlier tasks lead to expect (the weighted mean of Spearman's correlations
+    is not above 0). Those that it chose are then left out, unless they are better than all others, and the
+    search goes on as the one that never had a history.
 
     Args:
         n_startup: configurations before the model proposes.
@@ -92,8 +90,7 @@ class FreezeThawSearcher(Searcher):
         self.space = space
         self._levels = tuple(levels)
         self._n_startup = whole_number("n_startup", n_startup, at_least=1)
-        self._startup = self._n_startup  # so many trials are begun without asking the model
-        self._proposed: set[int] = set()  # those that it was asked about
+        self._startup = self._n_startup  # until there are so many trials, the model is not asked
         self._spread = 0  # configurations that were spread evenly
         self._rng = np.random.default_rng(seed)
         self._sobol = SobolSearcher(space, seed, levels)
@@ -103,6 +100,7 @@ class FreezeThawSearcher(Searcher):
         self._tried: set[bytes] = set()
         self._pending: dict[int, None] = {}  # trials with a job, in the order of their beginning
         self._reached: dict[int, int] = {}  # how many levels each trial reached
+        self._begun = 0  # trials that reached the first level
         self._trained = 0  # epochs, up to the levels
         self._at_level: dict[tuple[int, int], float] = {}  # losses by trial and level
         self._ranked: list[tuple[float, int]] = []  # (loss, trial) at every level, ascending
@@ -128,6 +126,7 @@ class FreezeThawSearcher(Searcher):
         trials = [trial for _, trial in best]
         open_ = [trial for trial in trials if trial not in self._left_out]
         if not open_ and not may_start:
+            self._proposal = None
             return trials[0]
         choice = self._next_choice(open_, may_start=may_start)
         trial_id, _ = choice
@@ -146,7 +145,6 @@ class FreezeThawSearcher(Searcher):
             config = self._startup_config()
         else:
             config = self._candidates.get(point.tobytes()) or self.space.from_unit(point.tolist())
-            self._proposed.add(trial_id)
         self.adopt(trial_id, config)
         return config
 
@@ -169,13 +167,14 @@ class FreezeThawSearcher(Searcher):
         if level < len(self._levels) and resource >= self._levels[level]:
             self._trained += self._levels[level] - (self._levels[level - 1] if level else 0)
             self._reached[trial_id] += 1
+            self._begun += level == 0
             self._at_level[trial_id, level] = loss
             insort(self._ranked, (loss, trial_id))
             if self._informed and self._trained >= _INFORMED * self._levels[-1]:
                 self._forget(max(self._n_startup, int(_SPREAD * self._levels[-1] / self._levels[0])))
-            elif self._informed and level == 0 and self._contradicted(trial_id):
+            elif self._informed and level == 0 and self._contradicted:
                 self._leave_out_chosen()
-                self._forget(max(0, self._n_startup - self._by_itself + len(self._left_out)))
+                self._forget(max(0, self._n_startup - len(self._points) + len(self._left_out)))
 
     def complete(self, trial_id: int) -> None:
         """Count the trial as no longer pending."""
@@ -187,14 +186,15 @@ class FreezeThawSearcher(Searcher):
         """Count a trial that never reached a level as the worst."""
         self.complete(trial_id)
 
-    def _contradicted(self, latest: int) -> bool:
-        """Whether the first losses rank the other way round than earlier tasks lead to expect.
+    @property
+    def _contradicted(self) -> bool:
+        """Whether the first losses do not rank as earlier tasks lead to expect.
 
-        Trials that the model proposed lie close together, where ranks say little.
+        Looked at once: later trials lie close together, where ranks say little.
         """
-        keys = [key for key in self._at_level if key[1] == 0 and key[0] not in self._proposed]
-        if latest in self._proposed or len(keys) not in (self._soon, self._n_startup) or len(keys) < _FEW:
+        if self._begun != max(self._n_startup, _FEW):
             return False
+        keys = [key for key in self._at_level if key[1] == 0]
         losses = np.array([self._at_level[key] for key in keys])
         return self._belief.contradicted(self._places(keys), losses)
 
@@ -213,7 +213,7 @@ class FreezeThawSearcher(Searcher):
         self._informed = False
         self._candidates.clear()
         self._queue.clear()
-        self._startup = self._by_itself + spread
+        self._startup = len(self._points) + spread
 
     def _placed(self, configs: Sequence[Config]) -> dict[bytes, Config]:
         points = [self._encoding.point(self.space.to_unit(config)) for config in configs]
@@ -242,7 +242,7 @@ class FreezeThawSearcher(Searcher):
         With many workers the model is asked for several choices at once, as it changes little in between.
         """
         known = len(self._at_level) + len(self._barren)
-        if may_start and (self._by_itself < self._startup_so_far or known < 2):
+        if may_start and (len(self._points) < self._startup or known < 2):
             return [(None, None)]
         # the matrices are small and the trainings want the cores; besides, more threads round differently
         with self._threads.limit(limits=1):
@@ -253,24 +253,9 @@ class FreezeThawSearcher(Searcher):
         """How much the prior counts."""
         return 1 / (1 + (self._trained / self._levels[-1] / _FADE) ** 2)
 
-    @property
-    def _by_itself(self) -> int:
-        """How many trials were begun without asking the model."""
-        return len(self._points) - len(self._proposed)
-
-    @property
-    def _soon(self) -> int:
-        return round(_SOON * self._n_startup)
-
-    @property
-    def _startup_so_far(self) -> int:
-        """How many trials are to be begun by now without asking the model."""
-        wait = self._informed and self._trained < self._levels[-1]
-        return min(self._startup, self._soon) if wait else self._startup
-
     def _startup_config(self) -> Config:
         """Return what was good on earlier tasks and was not tried, for every other trial; else any other."""
-        if self._by_itself % 2 == 0:
+        if len(self._points) % 2 == 0:
             for key, config in self._candidates.items():
                 if key not in self._tried:
                     return config
