@@ -14,8 +14,9 @@ from mlflow_hpo.training.stacked import Stacked
 @pytest.mark.parametrize("normalisation", ["none", "batch", "layer"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("width", "trials"), [(4, 3), (8, 10), (16, 1), (17, 2)])
+@pytest.mark.parametrize("maps", [True, False])  # without them as on a GPU
 def test_outputs_buffers_and_gradients_are_torchs(
-    shape: tuple[int, ...], normalisation: str, training: bool, width: int, trials: int
+    shape: tuple[int, ...], normalisation: str, training: bool, width: int, trials: int, maps: bool
 ) -> None:
     def build() -> torch.nn.Module:
         model = build_model(
@@ -33,7 +34,10 @@ def test_outputs_buffers_and_gradients_are_torchs(
         for name, _ in models[0].named_buffers()
     }
     leaves = {name: weight.clone().requires_grad_() for name, weight in weights.items()}
-    outputs = Stacked(models[0].named_children())(leaves, buffers, x, [], training=training)
+    stacked = Stacked(models[0].named_children())
+    if not maps:
+        stacked._maps = None
+    outputs = stacked(leaves, buffers, x, [], training=training)
     found = torch.autograd.grad(outputs.sin().sum(), list(leaves.values()))
     for at, model in enumerate(models):
         expected = functional_call(model, {}, (x[at],))
