@@ -1,9 +1,8 @@
-"""Memory of the CPU: how much of it this process may still take, and what it does with what it freed."""
+"""How much memory this process may still take: of the machine, or of the control group that bounds it."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +11,6 @@ import psutil
 
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _MOUNT = Path("/sys/fs/cgroup")
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-_KEPT = 1 << 30  # bytes
 
 
 class _Files(NamedTuple):
@@ -67,15 +64,3 @@ def _left_in_groups(membership: Path, mount: Path) -> Iterator[int]:
 def _inactive(stat: Path, name: str) -> int:
     pairs = (line.split() for line in stat.read_text().splitlines())
     return next((int(value) for key, value in pairs if key == name), 0)
-
-
-def keep_freed_memory() -> None:
-    """Let the allocator keep what is freed rather than give it back to the kernel, where it is glibc's.
-
-    A pack frees and takes some hundred megabytes in each step; memory that comes from the kernel has to be
-    cleared, a page at a time.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_MMAP_THRESHOLD, _KEPT)
-        mallopt(_TRIM_THRESHOLD, _KEPT)

@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mlflow_hpo.launchers.allocator import keep_freed_memory
 from mlflow_hpo.launchers.base import Cause, Ended, Outcome, Sampled, TrialJob
-from mlflow_hpo.launchers.host_memory import keep_freed_memory
 from mlflow_hpo.launchers.pack_limits import PackLimits
 from mlflow_hpo.launchers.worker import (
     SAMPLE_INTERVAL,
