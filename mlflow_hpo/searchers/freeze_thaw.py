@@ -161,9 +161,9 @@ class FreezeThawSearcher(Searcher):
 
     def report(self, trial_id: int, resource: int, loss: float) -> None:
         """Learn from the loss if the trial stands at its next level."""
-        level = self._reached[trial_id]
         if trial_id in self._left_out:
             return
+        level = self._reached[trial_id]
         if level < len(self._levels) and resource >= self._levels[level]:
             self._trained += self._levels[level] - (self._levels[level - 1] if level else 0)
             self._reached[trial_id] += 1
@@ -229,7 +229,7 @@ class FreezeThawSearcher(Searcher):
         return may_start if choice is None else choice in paused
 
     def _next_choice(self, paused: Sequence[int], *, may_start: bool) -> _Choice:
-        """Return what promises most; without a point where a new trial is to be like none before."""
+        """Return what promises most; without a point where a new trial is begun without the model."""
         while self._queue and not self._fits(self._queue[0][0], paused, may_start=may_start):
             self._queue.popleft()
         if not self._queue:

@@ -34,6 +34,7 @@ class Maps:
 
     def __init__(self, layers: Sequence[tuple[str, nn.Module]]) -> None:
         self._layers = layers
+        self._prefixes = tuple(f"{name}." for name, _ in layers)
         self._channels = next(layer.out_channels for _, layer in layers if isinstance(layer, nn.Conv2d))
         self._width = next((each for each in _CHANNELS if each >= self._channels), None)
 
@@ -47,8 +48,8 @@ class Maps:
             training: as opposed to evaluation.
         """
         sizes = list(self._sizes(x))
-        names = [name for name in weights if any(name.startswith(f"{layer}.") for layer, _ in self._layers)]
-        parts = {name: torch.split(weights[name], sizes) for name in names}
+        own = {name: weight for name, weight in weights.items() if name.startswith(self._prefixes)}
+        parts = {name: torch.split(weight, sizes) for name, weight in own.items()}
         kept = {name: torch.split(buffer, sizes) for name, buffer in buffers.items()}
         done = []
         for at, (size, images) in enumerate(zip(sizes, torch.split(x, sizes), strict=True)):

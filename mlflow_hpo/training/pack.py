@@ -228,7 +228,8 @@ class _Plan:
         """Look at what the layers of a model make of a row."""
         # made of zeros rather than passed on "meta", for which torch would import its compiler
         blank = copy.deepcopy(model).to_empty(device=X.device).eval()
-        dropped: dict[nn.Module, tuple[int, ...]] = dict.fromkeys(dropouts_of(blank), (1,))
+        dropped: dict[nn.Module, tuple[int, ...]] = {}
+        dropped |= dict.fromkeys(dropouts_of(blank), (1,))  # of one that is never asked
         sizes = [X[0].numel()]
 
         def look(layer: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
