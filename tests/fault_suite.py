@@ -11,6 +11,7 @@ import psutil
 from crashes import told
 
 from mlflow_hpo import Study
+from mlflow_hpo.launchers import guard
 
 SPACE = {
     "x": {"type": "float", "low": -1.0, "high": 1.0},
@@ -44,6 +45,11 @@ class Killer(threading.Thread):
     def stop(self):
         self.over.set()
         self.join()
+
+
+def victims(mark):
+    """The processes that a fault may end: nothing is left to clear up after a guard that is killed, too."""
+    return [each for each in relatives(mark) if guard.__file__ not in each.cmdline()]
 
 
 def relatives(mark):

@@ -1,7 +1,8 @@
 """The fork server: a process that has imported what takes seconds, and forks workers that have it, too.
 
 It never touches a GPU and starts no threads, so a fork of it is as good as a fresh interpreter. It lives in a
-session of its own until the process that started it has ended, and all that it forked.
+session of its own until the process that started it has ended, and all that it forked. The end of a worker
+is the end of all that it started; where the server is killed, and its workers with it, a guard sees to that.
 
 A request comes through a Unix socket as three descriptors: a socket of this one process, and the pipe and the
 log of the worker. The socket holds a line of JSON, and gets back the process's id in a line, and when it has
@@ -25,6 +26,8 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NoReturn
+
+from mlflow_hpo.launchers.processes import Guard
 
 _PR_SET_PDEATHSIG = 1
 
@@ -61,11 +64,12 @@ def main(descriptor: int) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
     children: dict[int, socket.socket] = {}  # process id -> who hears of its end
+    guard = Guard()
     while requests is not None or children:
         ready, _, _ = select.select([wakes] if requests is None else [wakes, requests], [], [])
         if wakes in ready:
             wakes.recv(4096)
-            _bury(children)
+            _bury(children, guard)
         if requests is not None and requests in ready:
             _, descriptors, _, _ = socket.recv_fds(requests, 1, 3)
             if not descriptors:
@@ -74,15 +78,17 @@ def main(descriptor: int) -> None:
                 continue
             told, pipe, log = socket.socket(fileno=descriptors[0]), *descriptors[1:]
             ours = [wakes, waker, requests, told, *children.values()]
-            pid = _fork(Request(**json.loads(told.makefile().readline())), pipe, log, ours)
+            pid = _fork(Request(**json.loads(told.makefile().readline())), pipe, log, ours, guard)
             children[pid] = told
+            guard.watch(pid)
             _tell(told, pid)
             os.close(pipe)
             os.close(log)
+    guard.close()
 
 
-def _fork(request: Request, pipe: int, log: int, ours: Sequence[socket.socket]) -> int:
-    """Fork a worker that has none of our own sockets; return its process id."""
+def _fork(request: Request, pipe: int, log: int, ours: Sequence[socket.socket], guard: Guard) -> int:
+    """Fork a worker that has none of our own sockets and pipes; return its process id."""
     _prepare(request)
     parent = os.getpid()
     if (pid := os.fork()) == 0:
@@ -90,6 +96,7 @@ def _fork(request: Request, pipe: int, log: int, ours: Sequence[socket.socket]) 
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for unneeded in ours:
             unneeded.close()
+        guard.disown()
         _work(request, parent, pipe, log)
     with contextlib.suppress(OSError):  # both do it: whoever hears of the process may kill its group
         os.setpgid(pid, pid)
@@ -106,11 +113,15 @@ def _prepare(request: Request) -> None:
     gc.freeze()  # collections in workers need not touch, and so copy, what is shared
 
 
-def _bury(children: dict[int, socket.socket]) -> None:
+def _bury(children: dict[int, socket.socket], guard: Guard) -> None:
     with contextlib.suppress(ChildProcessError):  # none is left
-        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-            pid, status = ended
-            if (told := children.pop(pid, None)) is not None:
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            if (told := children.pop(ended.si_pid, None)) is not None:
+                with contextlib.suppress(OSError):  # before its id may be that of another
+                    os.killpg(ended.si_pid, signal.SIGKILL)
+                guard.forget(ended.si_pid)
+            _, status = os.waitpid(ended.si_pid, 0)
+            if told is not None:
                 _tell(told, os.waitstatus_to_exitcode(status))
                 told.close()
 

@@ -47,7 +47,7 @@ def signal_name(number: int) -> str:
 
 
 class Guard:
-    """Sees to it that no command outlives this process, whatever ends it. Thread-safe."""
+    """Sees to it that no group of processes outlives this one, whatever ends it. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -59,7 +59,12 @@ class Guard:
             bufsize=1,
         )
 
-    def watch(self, group: int, ending: Sequence[str]) -> None:
+    def disown(self) -> None:
+        """In a process forked from this one: close the pipe, or the guard waits for its end, too."""
+        if self._process.stdin is not None:
+            os.close(self._process.stdin.fileno())  # what is left in a buffer is not its to write
+
+    def watch(self, group: int, ending: Sequence[str] = ()) -> None:
         """A group begins; `ending` is that of its `CommandLine`."""
         self._write(f"+{group} {json.dumps(list(ending))}\n")
 

@@ -32,8 +32,10 @@ def main(pipe):
         }
         os.write(pipe, json.dumps(state).encode())
     elif asked["say"] == "fork":
-        if os.fork() == 0:
+        if (child := os.fork()) == 0:
             time.sleep(3600)
+        os.write(pipe, b"%d" % child)
+        time.sleep(asked.get("stay", 0))
     elif asked["say"] == "stay":
         time.sleep(3600)
     elif asked["say"] == "raise":
@@ -127,25 +129,47 @@ def test_exit_codes_are_those_of_an_interpreter(start, tmp_path, asked, code, sa
     assert (tmp_path / "log").read_text().endswith(said)
 
 
-def test_a_worker_that_is_killed_takes_along_what_it_forked(start):
-    process, _ = start(say="fork")
+def test_the_end_of_a_worker_is_the_end_of_what_it_forked(start):
+    process, pipe = start(say="fork")
+    child = psutil.Process(int(pipe.recv(100)))
     with pytest.raises(subprocess.TimeoutExpired):
         start(say="stay")[0].wait(0.01)
     assert process.wait(60) == 0
-    [child] = [each for each in psutil.process_iter() if pgid(each) == process.pid]
-    process.kill_group()
     child.wait(60)
-    killed, _ = start(say="stay")
+    killed, pipe = start(say="fork", stay=3600)
+    child = psutil.Process(int(pipe.recv(100)))
     assert killed.poll() is None
     killed.kill()
     assert killed.wait(60) == -signal.SIGKILL
+    child.wait(60)
     killed.kill()  # of no effect
     killed.kill_group()
 
 
-def pgid(process):
-    with contextlib.suppress(ProcessLookupError):
-        return os.getpgid(process.pid)
+def test_what_workers_forked_ends_with_them_when_their_server_is_killed_with_its_driver(program, tmp_path):
+    script = f"""
+        import os, socket, sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        from mlflow_hpo.launchers import forks
+        ours, theirs = socket.socketpair()
+        with open("log", "wb") as log:
+            worker = forks.start_worker({program!r}, [], os.environ, theirs.fileno(), log)
+        ours.sendall(b'{{"say": "fork", "stay": 3600}}')
+        print(worker.pid, ours.recv(100).decode(), flush=True)
+        os.kill(forks._servers[-1].process.pid, 9)
+        os.kill(os.getpid(), 9)
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    for pid in done.stdout.split():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(int(pid)).wait(60)
 
 
 def test_a_server_that_dies_takes_its_workers_along_and_is_replaced(start):

@@ -245,9 +245,7 @@ def test_faults_and_the_loss_of_a_node_lose_nothing_and_leave_nothing_behind(
     launcher = {"name": "ray", "resources_per_trial": {"CPU": 0.5, "place": 1}, "env": ["FAULTS"]}
     study = fault_suite.search(trials, launcher=launcher)
 
-    killer = fault_suite.Killer(
-        lambda random: random.choice(fault_suite.relatives(mark)).kill(), pause, seed=1
-    )
+    killer = fault_suite.Killer(lambda random: random.choice(fault_suite.victims(mark)).kill(), pause, seed=1)
     wait, close, left, lost = study._launcher.wait, study._launcher.close, [], []
 
     def wait_and_lose_a_node(timeout):
