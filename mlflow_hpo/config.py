@@ -363,12 +363,21 @@ def load_config(path: Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError("config", f"cannot read {path}: {reason}") from None
     try:
-        keys = json.loads(text) if path.suffix == ".json" else read_yaml(text)
+        keys = json.loads(text, object_pairs_hook=_once) if path.suffix == ".json" else read_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         line = " ".join(str(error).split())
         raise ConfigError("config", f"{path} is not valid YAML or JSON: {line:.300}") from None
     if not isinstance(keys, dict):
         raise ConfigError("config", f"{path} must hold a mapping of keys, got {type(keys).__name__}")
+    return keys
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON whose keys are given once each. Raises ValueError if they are not."""
+    keys = dict(pairs)
+    if len(keys) < len(pairs):
+        twice = next(key for key in keys if [name for name, _ in pairs].count(key) > 1)
+        raise ValueError(f"the key {twice!r} is given twice")
     return keys
 
 

@@ -135,6 +135,7 @@ def test_json_is_read_by_its_suffix(tmp_path):
         (b"- a\n- b\n", "must hold a mapping of keys, got list"),
         (b"", "must hold a mapping of keys, got NoneType"),
         (b"a: !!python/object/apply:os.system [echo]\n", "is not valid YAML or JSON"),
+        (b"trials: 5\nspace:\n  x: {low: 1, high: 2, low: 0}\n", "the key 'low' is given twice .* line 3"),
     ],
 )
 def test_a_bad_file_is_told_in_one_line(tmp_path, content, problem):
@@ -144,6 +145,19 @@ def test_a_bad_file_is_told_in_one_line(tmp_path, content, problem):
     with pytest.raises(ConfigError, match=f"^config: .*{problem}") as caught:
         load_config(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_is_given_twice_is_told_in_json_too(tmp_path):
+    path = tmp_path / "search.json"
+    path.write_text('{"trials": 5, "space": {"x": 1, "x": 2}}')
+    with pytest.raises(ConfigError, match="not valid YAML or JSON: the key 'x' is given twice"):
+        load_config(path)
+
+
+def test_words_are_texts_and_what_is_merged_may_be_given_again(tmp_path):
+    path = tmp_path / "search.yaml"
+    path.write_text("a: &a {x: on, y: no}\nb: {<<: *a, y: true}\n")
+    assert load_config(path) == {"a": {"x": "on", "y": "no"}, "b": {"x": "on", "y": True}}
 
 
 def test_texts_that_look_like_numbers_are_written_in_quotes(tmp_path):
