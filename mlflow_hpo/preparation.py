@@ -92,6 +92,7 @@ def mined_warm_start(config: StudyConfig, facts: Mapping[str, str]) -> WarmStart
         metric=config.metric.name,
         mode=config.metric.mode,
         space=config.space,
+        max_resource=config.max_resource,
         facts=facts,
         rules=config.warm_start_rules,
     )

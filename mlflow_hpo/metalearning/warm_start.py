@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlflow_hpo.metalearning.features import task_features
@@ -13,6 +13,7 @@ from mlflow_hpo.metalearning.history import History, counted
 from mlflow_hpo.metalearning.mining import RUNS
 from mlflow_hpo.metalearning.portfolio import Entry, Portfolio, config_key
 from mlflow_hpo.metalearning.rules import Rules
+from mlflow_hpo.metalearning.rung_advice import RungAdvice, rung_advice
 from mlflow_hpo.space import SearchSpace
 
 _SHOWN = 10  # configurations that the record of a warm start holds
@@ -27,12 +28,14 @@ class WarmStart:
         portfolio: what was good there; None where nothing is known.
         features: of the new task, by name.
         sources: where the history was asked for; None for all experiments.
+        rungs: where to compare trials, by what is known; None where that says nothing.
     """
 
     history: History
     portfolio: Portfolio | None
     features: Mapping[str, float]
     sources: tuple[str, ...] | None
+    rungs: RungAdvice | None = None
 
     @classmethod
     def mined(
@@ -42,6 +45,7 @@ class WarmStart:
         metric: str,
         mode: str,
         space: SearchSpace,
+        max_resource: int,
         facts: Mapping[str, str],
         rules: Rules,
     ) -> WarmStart:
@@ -50,7 +54,7 @@ class WarmStart:
         Args:
             sources: experiments, studies and plain runs, as `History.from_mlflow` takes them; with "auto"
                 among them all.
-            metric, mode, space: of the new study.
+            metric, mode, space, max_resource: of the new study.
             facts: what the training says of its data.
             rules: how earlier runs are read.
 
@@ -63,7 +67,11 @@ class WarmStart:
             chosen, metric=metric, mode=mode, space=space, rename=rules.rename, task=rules.task
         )
         features = task_features(facts)
-        return cls(history, Portfolio(history, space, features) if history else None, features, chosen)
+        if not history:
+            return cls(history, None, features, chosen)
+        portfolio = Portfolio(history, space, features)
+        advice = rung_advice(history, portfolio.weights, max_resource)
+        return cls(history, portfolio, features, chosen, advice)
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -99,6 +107,7 @@ class WarmStart:
                 "runs": list(self.history.runs),
                 "sha256": self._digest(),
                 "features": dict(self.features),
+                "rungs": None if self.rungs is None else asdict(self.rungs),
                 "configurations": [_plain(entry) for entry in self.entries[:_SHOWN]],
                 "tasks": [
                     {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mlflow_hpo.metalearning.history import counted
+from mlflow_hpo.metalearning.rung_advice import RungAdvice
 from mlflow_hpo.metalearning.warm_start import WarmStart
 from mlflow_hpo.reports.text import configuration
 
@@ -15,7 +17,16 @@ def suggestions(warm_start: WarmStart, top: int) -> list[str]:
             f"   among the best {max(entry.expected, 0.01):.0%} of what was tried; from {entry.task}"
             + (f", run {entry.run_id}" if entry.run_id else ""),
         ]
-    return lines
+    return lines if warm_start.rungs is None else [*lines, _rungs(warm_start.rungs)]
+
+
+def _rungs(advice: RungAdvice) -> str:
+    known = f"{counted(advice.trials, 'whole trial')} on {counted(advice.tasks, 'task')}"
+    return (
+        f"rungs: min_resource {advice.min_resource} and eta {advice.eta} would have found what is among the "
+        f"best {max(advice.better, 0.01):.0%} with {advice.epochs:.0%} of the epochs ({known}; ranks at the "
+        f"first rung and at the end correlate by {advice.correlation:.2f})"
+    )
 
 
 def tasks(warm_start: WarmStart) -> list[str]:
