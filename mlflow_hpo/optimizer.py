@@ -437,6 +437,11 @@ class Optimizer:
         return over and not self._jobs
 
     @property
+    def misled(self) -> bool:
+        """Whether the losses have contradicted what the history led to expect, so that it is forgotten."""
+        return self._searcher.misled
+
+    @property
     def goal_reached(self) -> bool:
         """Whether any trial reported a finite feasible value that is at least as good as `goal`."""
         return self._best is not None and self._sign * self._best.value <= self._goal_loss

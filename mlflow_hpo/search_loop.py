@@ -47,6 +47,7 @@ from mlflow_hpo.voice import Voice
 TICK = 0.5  # seconds: how often limits and the view are looked at while nothing happens
 GRACE = 10.0  # seconds that an interrupted trial gets to store its checkpoint
 UPLOAD_PATIENCE = 3600.0  # seconds that the end of a study waits for checkpoints on their way to the store
+MISLED = "the losses do not rank as earlier tasks led to expect: the history is forgotten"
 GOAL_REACHED = "goal reached"  # why a study, or a trial in it, ended
 
 
@@ -104,6 +105,7 @@ class SearchLoop:
         self._idle_gpus = IdleGpus()
         self._deadline = 0.0  # until when running trials may store a checkpoint, once stopping
         self._overdue: set[int] = set()  # trials that did not make it by then
+        self._misled = False  # whether it was told that the history misleads
         self._looked = 0.0  # when the limits of the running trials were last looked at
         self._away: float | None = None  # seconds for which the tracking store has been away
 
@@ -253,6 +255,7 @@ class SearchLoop:
                 entry.reason = f"{by} at epoch {epoch}"
                 go_on = False
             self._books.reported(trial_id, epoch, event.metrics, event.time, broken=broken)
+            self._tell_if_misled()
         best = self._optimizer.best
         improved = best is not None and (best.trial_id, best.resource) == (trial_id, epoch)
         self._launcher.reply(trial_id, go_on=go_on, best=improved)
@@ -263,6 +266,14 @@ class SearchLoop:
             self._voice.tell(
                 f"trial {trial_id}: best {metric} so far, {event.metrics[metric]:.6g} at epoch {epoch}"
             )
+
+    def _tell_if_misled(self) -> None:
+        """Tell, once, that the warm start did not help."""
+        if self._misled or not self._optimizer.misled:
+            return
+        self._misled = True
+        self._voice.tell(f"warm start: {MISLED}")
+        self._tracker.tags(self._tracker.run_id, {"hpo.warm_start_misled": MISLED})
 
     def _take_end(self, event: Ended, entry: TrialEntry) -> None:
         trial_id, books = event.trial_id, self._books

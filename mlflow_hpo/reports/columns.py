@@ -84,6 +84,7 @@ def columns(study: StudyDetails) -> dict[str, Any]:
         "progress": [_step(each) for each in _thinned(study.progress)],
         "importance": importance(study).plain(),
         "warmStart": study.warm_start,
+        "misled": study.misled,
         "failures": [group.plain() for group in grouped(trials)],
     }
 

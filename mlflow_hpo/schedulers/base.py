@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -33,7 +33,13 @@ class Assignment:
 
 @runtime_checkable
 class Adviser(Protocol):
-    """A searcher that models learning curves, and so knows more of the paused trials than their losses."""
+    """A searcher that models learning curves, and so knows more of the paused trials than their losses.
+
+    Attributes:
+        given_up: trials that are not to go on, and count as if they had never been. The set only ever grows.
+    """
+
+    given_up: Set[int]
 
     def advise(self, paused: Mapping[int, Sequence[tuple[float, int]]], *, may_start: bool) -> int | None:
         """Return which of the paused trials should go on now, None if a new trial promises more.

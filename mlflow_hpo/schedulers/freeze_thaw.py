@@ -25,7 +25,8 @@ class FreezeThawScheduler(Scheduler):
 
     A new trial starts without asking once the trials so far have taken a full training more than twice the
     epochs of successive halving with the same number of trials, `eta` and levels: a bound on the trials thus
-    bounds the epochs. When no new trial will start, the search goes on until it has taken as many epochs as
+    bounds the epochs. Trials that the searcher gives up are eliminated at once, and what they took is not
+    counted. When no new trial will start, the search goes on until it has taken as many epochs as
     successive halving would have and one trial is fully trained. Then all that are paused are eliminated.
 
     Args:
@@ -48,6 +49,8 @@ class FreezeThawScheduler(Scheduler):
         # (loss, trial) of the paused trials that may go on, ascending, by level; nothing follows the last
         self._waiting: list[list[tuple[float, int]]] = [[] for _ in self.levels[:-1]]
         self._paused: dict[int, None] = {}  # a set that keeps its order
+        self._level: dict[int, int] = {}  # trial -> the last that it was trained to
+        self._dropped: set[int] = set()  # trials that the searcher gave up
         self._running: dict[int, int] = {}  # trial -> level
         self._losses: dict[int, float] = {}  # the last of each trial
         self._started = 0
@@ -113,12 +116,13 @@ class FreezeThawScheduler(Scheduler):
         self._running[trial_id] = level
         self._reached_the_end |= level == len(self.levels) - 1
         start = self.levels[level - 1] if level else 0
-        self._handed_out[level] += self.levels[level] - start
+        self._handed_out[level] += self._epochs_to(level)
         return Assignment(trial_id, start, self.levels[level], rung=level)
 
     def report(self, trial_id: int, resource: int, loss: float) -> Decision:
         """Remember the loss."""
         self._losses[trial_id] = loss
+        self._drop_given_up()
         return Decision.CONTINUE
 
     def complete(self, trial_id: int) -> None:
@@ -128,6 +132,7 @@ class FreezeThawScheduler(Scheduler):
             self._paused[trial_id] = None
             if self._losses[trial_id] < math.inf:
                 insort(self._waiting[level], (self._losses[trial_id], trial_id))
+        self._drop_given_up()
         self._eliminate()
 
     def fail(self, trial_id: int) -> None:
@@ -136,9 +141,28 @@ class FreezeThawScheduler(Scheduler):
         self._eliminate()
 
     def _end(self, trial_id: int) -> int:
-        level = self._running.pop(trial_id)
-        self._trained[level] += self.levels[level] - (self.levels[level - 1] if level else 0)
+        level = self._level[trial_id] = self._running.pop(trial_id)
+        self._trained[level] += self._epochs_to(level)
         return level
+
+    def _epochs_to(self, level: int) -> int:
+        """Return how many epochs a trial takes from the level before to this one."""
+        return self.levels[level] - (self.levels[level - 1] if level else 0)
+
+    def _drop_given_up(self) -> None:
+        """Eliminate the trials that the searcher gave up, as if they had never been."""
+        given_up = () if self._adviser is None else self._adviser.given_up
+        for trial_id in sorted((self._level.keys() & given_up) - self._dropped - self._running.keys()):
+            self._dropped.add(trial_id)
+            self._started -= 1
+            for level in range(self._level[trial_id] + 1):
+                self._handed_out[level] -= self._epochs_to(level)
+                self._trained[level] -= self._epochs_to(level)
+            if trial_id in self._paused:
+                del self._paused[trial_id]
+                self.eliminated.append(trial_id)
+                key, waiting = (self._losses[trial_id], trial_id), self._waiting[self._level[trial_id]]
+                waiting[:] = [each for each in waiting if each != key]
 
     def close(self) -> None:
         """Stop waiting for new trials."""

@@ -77,20 +77,20 @@ class Belief:
         """Return the mean (n) and standard deviation (n) of the losses at some places."""
         return self._model.predict(self._points(places))
 
-    def contradicted(self, seen: Places, losses: Array) -> bool:
-        """Whether losses (n), some perhaps infinite, rank otherwise than earlier tasks lead to expect.
+    def agreement(self, seen: Places, losses: Array) -> float:
+        """Return how losses (n), some perhaps infinite, rank as earlier tasks lead to expect, from -1 to 1.
 
-        That is so where the mean of Spearman's correlations, by the tasks' weights, is not above 0.
+        It is the mean of Spearman's correlations, by the tasks' weights; 1 without a prior.
         """
         if self._prior is None:
-            return False
+            return 1.0
         from scipy.stats import rankdata  # takes a second to import
 
         expected = rankdata(self._prior.expected(seen.features, np.array(seen.epochs, dtype=float)), axis=0)
         expected -= expected.mean(axis=0)
         ranks = rankdata(losses) - (len(losses) + 1) / 2
-        spreads = np.maximum(np.linalg.norm(expected, axis=0), 1e-12)  # 0 where all are the same
-        return bool(self._prior.weights @ (expected.T @ ranks / spreads) <= 0)
+        spreads = np.linalg.norm(expected, axis=0) * np.linalg.norm(ranks)  # 0 where all are the same
+        return float(self._prior.weights @ (expected.T @ ranks / np.maximum(spreads, 1e-12)))
 
     def unwarped(self, evenly: Array) -> Array:
         """Return evenly spread features (n x f) closer together where the losses change most."""

@@ -31,7 +31,7 @@ _DRAWN = 400  # candidates from the prior
 _PARENTS, _CHILDREN = 8, 12  # and around each of the best trials
 _SPREADS = (0.15, 0.05)  # with these standard deviations
 _REFINED, _VARIATIONS = 5, 20  # then around each of the most promising candidates
-_REFINEMENTS = (0.1, 0.03)
+_REFINEMENTS = (0.3, 0.2, 0.1, 0.05, 0.03)  # round by round, with these
 _MOST_AT_ONCE, _PENDING_FOR_ONE_MORE = 16, 20  # choices by one look at the model
 _NEW = -1  # the curve of a trial that does not exist so far
 
@@ -39,9 +39,9 @@ _Choice = tuple[int | None, Array | None]  # a paused trial, or the point of a n
 _IMPROVEMENTS = (-2.0, 0.0)  # powers of 10 of the improvement hoped for
 _LEAST_SPREAD = 0.5  # of the losses above the best, where all seen so far are about as good
 _FADE = 5.0  # full trainings after which the prior would count half
-_INFORMED = 2.0  # full trainings after which it is forgotten
-_FEW = 4  # fewer trials do not say whether a history misleads
-_SPREAD = 0.4  # of a full training then goes into new configurations that are spread evenly
+_INFORMED = 2.0  # full trainings after which it is forgotten at the latest
+_FEW = 4  # losses that say something about a history
+_CLEARLY = 0.3  # correlation with it from which on they are enough before the model proposes
 _THOUGHT_OF = 100  # so many of the best paused trials of each level are thought of
 
 
@@ -63,23 +63,25 @@ class FreezeThawSearcher(Searcher):
 
     New configurations compete as draws from the prior, half of them closer together where the model finds
     that the losses change most, as variations of the best trials, and as variations of the most promising of
-    all. The first `n_startup` are the centre of the space and a Sobol sequence. With another scheduler only
-    new ones compete.
+    all, in rounds of ever smaller ones. The first `n_startup` are the centre of the space and a Sobol
+    sequence. With another scheduler only new ones compete.
 
     With a `Prior` the model begins with what earlier tasks lead to expect, and what was good there competes,
     too; of the first `n_startup` every other one is such a configuration. After `t` full trainings these
-    expectations count ``1 / (1 + (t / 5)**2)``, and after 2 they are forgotten: the model goes on as if all
-    trials so far had been made without them, and more are spread evenly, `n_startup` or as many as take 0.4
-    of a full training up to the first level. So the search also finds what lies far from all that was good
-    before.
+    expectations count ``1 / (1 + (t / 5)**2)``. After 1, as soon as one trial is fully trained, or after 2
+    they are forgotten, and so are all trials that they brought about: the search goes on as the one that
+    never had a history, and finds what lies far from all that was good before.
 
-    Where the history misleads, all is forgotten at once: once these have reached the first level, their
-    losses there do not rank as the earlier tasks lead to expect (the weighted mean of Spearman's correlations
-    is not above 0). Those that it chose are then left out, unless they are better than all others, and the
-    search goes on as the one that never had a history.
+    When the first four have reached the first level, their losses there are compared with what the earlier
+    tasks lead to expect. If they clearly agree (the weighted mean of Spearman's correlations is above 0.3),
+    the model is asked at once, and the others of the first `n_startup` wait until the history is forgotten.
+    If all of them do not agree at all (it is not above 0), the history misleads, and is forgotten at once.
 
     Args:
         n_startup: configurations before the model proposes.
+
+    Attributes:
+        given_up: trials that a history brought about which is forgotten.
 
     Source: Swersky et al., Freeze-Thaw Bayesian Optimization, 2014; random horizon and threshold as in
     Rakotoarison et al., In-Context Freeze-Thaw Bayesian Optimization, ICML 2024, section 4.2; pending trials
@@ -90,8 +92,10 @@ class FreezeThawSearcher(Searcher):
         self.space = space
         self._levels = tuple(levels)
         self._n_startup = whole_number("n_startup", n_startup, at_least=1)
-        self._startup = self._n_startup  # until there are so many trials, the model is not asked
+        self._unasked: set[int] = set()  # trials that were begun without asking the model
+        self._rest_waits = True  # the others of them until the history is forgotten
         self._spread = 0  # configurations that were spread evenly
+        self._seed = seed
         self._rng = np.random.default_rng(seed)
         self._sobol = SobolSearcher(space, seed, levels)
         self._encoding = Encoding(space)
@@ -100,7 +104,6 @@ class FreezeThawSearcher(Searcher):
         self._tried: set[bytes] = set()
         self._pending: dict[int, None] = {}  # trials with a job, in the order of their beginning
         self._reached: dict[int, int] = {}  # how many levels each trial reached
-        self._begun = 0  # trials that reached the first level
         self._trained = 0  # epochs, up to the levels
         self._at_level: dict[tuple[int, int], float] = {}  # losses by trial and level
         self._ranked: list[tuple[float, int]] = []  # (loss, trial) at every level, ascending
@@ -110,8 +113,8 @@ class FreezeThawSearcher(Searcher):
         self._belief = Belief(self._width, self._levels)
         self._informed = False  # whether the belief has a prior
         self._candidates: dict[bytes, Config] = {}  # what was good on earlier tasks, by its place
-        self._chosen: set[int] = set()  # trials of such configurations
-        self._left_out: set[int] = set()  # trials of which nothing more is to be known
+        self._taught: set[int] = set()  # trials that the history brought about
+        self.given_up: set[int] = set()
 
     def expect(self, prior: Prior) -> Sequence[Config]:
         """Begin with what earlier tasks lead to expect; nothing must be tried first."""
@@ -123,12 +126,7 @@ class FreezeThawSearcher(Searcher):
     def advise(self, paused: Mapping[int, Sequence[tuple[float, int]]], *, may_start: bool) -> int | None:
         """Return which paused trial should go on, or None for a new one."""
         best = chain.from_iterable(islice(waiting, _THOUGHT_OF) for waiting in paused.values())
-        trials = [trial for _, trial in best]
-        open_ = [trial for trial in trials if trial not in self._left_out]
-        if not open_ and not may_start:
-            self._proposal = None
-            return trials[0]
-        choice = self._next_choice(open_, may_start=may_start)
+        choice = self._next_choice([trial for _, trial in best], may_start=may_start)
         trial_id, _ = choice
         if trial_id is None:
             self._proposal = choice
@@ -145,40 +143,42 @@ class FreezeThawSearcher(Searcher):
             config = self._startup_config()
         else:
             config = self._candidates.get(point.tobytes()) or self.space.from_unit(point.tolist())
+            if self._informed:
+                self._taught.add(trial_id)
         self.adopt(trial_id, config)
         return config
 
     def adopt(self, trial_id: int, config: Config) -> None:
         """Count the trial as pending."""
         point = self._encoding.point(self.space.to_unit(config))
-        self._points[trial_id] = point
         place = self._encoding.snap(point[None])[0].tobytes()
-        self._tried.add(place)
+        if not self._asks_model:
+            self._unasked.add(trial_id)
         if place in self._candidates:
-            self._chosen.add(trial_id)
+            self._taught.add(trial_id)
+        self._points[trial_id] = point
+        self._tried.add(place)
         self._pending[trial_id] = None
         self._reached[trial_id] = 0
 
     def report(self, trial_id: int, resource: int, loss: float) -> None:
         """Learn from the loss if the trial stands at its next level."""
-        if trial_id in self._left_out:
+        if trial_id in self.given_up:
             return
         level = self._reached[trial_id]
         if level < len(self._levels) and resource >= self._levels[level]:
             self._trained += self._levels[level] - (self._levels[level - 1] if level else 0)
             self._reached[trial_id] += 1
-            self._begun += level == 0
             self._at_level[trial_id, level] = loss
             insort(self._ranked, (loss, trial_id))
-            if self._informed and self._trained >= _INFORMED * self._levels[-1]:
-                self._forget(max(self._n_startup, int(_SPREAD * self._levels[-1] / self._levels[0])))
-            elif self._informed and level == 0 and self._contradicted:
-                self._leave_out_chosen()
-                self._forget(max(0, self._n_startup - len(self._points) + len(self._left_out)))
+            if self._informed and self._has_served:
+                self._forget()
+            elif self._informed and level == 0 and trial_id in self._unasked:
+                self._compare_with_history()
 
     def complete(self, trial_id: int) -> None:
         """Count the trial as no longer pending."""
-        if self._reached[trial_id] == 0:
+        if self._reached[trial_id] == 0 and trial_id not in self.given_up:
             self._barren[trial_id] = None
         self._pending.pop(trial_id, None)
 
@@ -187,33 +187,41 @@ class FreezeThawSearcher(Searcher):
         self.complete(trial_id)
 
     @property
-    def _contradicted(self) -> bool:
-        """Whether the first losses do not rank as earlier tasks lead to expect.
+    def _has_served(self) -> bool:
+        """Whether the history has brought what it is best for, a good configuration soon."""
+        trainings = self._trained / self._levels[-1]
+        whole = any(reached == len(self._levels) for reached in self._reached.values())
+        return trainings >= _INFORMED or (trainings >= 1 and whole)
 
-        Looked at once: later trials lie close together, where ranks say little.
+    def _compare_with_history(self) -> None:
+        """See whether the first losses rank as earlier tasks lead to expect.
+
+        Those of trials that the model proposed lie close together, where ranks say little.
         """
-        if self._begun != max(self._n_startup, _FEW):
-            return False
-        keys = [key for key in self._at_level if key[1] == 0]
+        keys = [key for key in self._at_level if key[1] == 0 and key[0] in self._unasked]
+        if len(keys) < _FEW or len(keys) not in (_FEW, self._n_startup):
+            return
         losses = np.array([self._at_level[key] for key in keys])
-        return self._belief.contradicted(self._places(keys), losses)
+        agreement = self._belief.agreement(self._places(keys), losses)
+        self._rest_waits = agreement > _CLEARLY
+        if len(keys) == self._n_startup and agreement <= 0:
+            self.misled = True
+            self._forget()
 
-    def _leave_out_chosen(self) -> None:
-        """Forget the trials that earlier tasks chose, but for those that are better than all others."""
-        by_itself = [loss for loss, trial in self._ranked if trial not in self._chosen]
-        best = min(by_itself, default=math.inf)
-        self._left_out = {trial for loss, trial in self._ranked if trial in self._chosen and loss >= best}
-        self._ranked = [pair for pair in self._ranked if pair[1] not in self._left_out]
-        for key in [key for key in self._at_level if key[0] in self._left_out]:
-            del self._at_level[key]
-
-    def _forget(self, spread: int) -> None:
-        """Go on as a search that has made all these trials without any prior; the next are spread evenly."""
+    def _forget(self) -> None:
+        """Go on as the search that never had a history."""
         self._belief = Belief(self._width, self._levels)
         self._informed = False
         self._candidates.clear()
         self._queue.clear()
-        self._startup = len(self._points) + spread
+        self.given_up |= self._taught
+        self._unasked -= self._taught
+        self._ranked = [pair for pair in self._ranked if pair[1] not in self.given_up]
+        self._at_level = {key: loss for key, loss in self._at_level.items() if key[0] not in self.given_up}
+        for trial in self._taught:
+            self._barren.pop(trial, None)
+            self._pending.pop(trial, None)
+        self._rng = np.random.default_rng(self._seed)
 
     def _placed(self, configs: Sequence[Config]) -> dict[bytes, Config]:
         points = [self._encoding.point(self.space.to_unit(config)) for config in configs]
@@ -241,12 +249,18 @@ class FreezeThawSearcher(Searcher):
 
         With many workers the model is asked for several choices at once, as it changes little in between.
         """
-        known = len(self._at_level) + len(self._barren)
-        if may_start and (len(self._points) < self._startup or known < 2):
+        if may_start and not self._asks_model:
             return [(None, None)]
         # the matrices are small and the trainings want the cores; besides, more threads round differently
         with self._threads.limit(limits=1):
             return self._promising(paused, may_start=may_start)
+
+    @property
+    def _asks_model(self) -> bool:
+        """Whether a new trial is to be what the model proposes."""
+        waits = self._informed and self._rest_waits
+        startup = min(self._n_startup, _FEW) if waits else self._n_startup
+        return len(self._unasked) >= startup and len(self._at_level) + len(self._barren) >= 2
 
     @property
     def _trust(self) -> float:
@@ -255,7 +269,7 @@ class FreezeThawSearcher(Searcher):
 
     def _startup_config(self) -> Config:
         """Return what was good on earlier tasks and was not tried, for every other trial; else any other."""
-        if len(self._points) % 2 == 0:
+        if len(self._unasked) % 2 == 0:
             for key, config in self._candidates.items():
                 if key not in self._tried:
                     return config

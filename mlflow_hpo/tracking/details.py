@@ -76,6 +76,7 @@ class StudyDetails:
         trials: by trial id.
         progress: step by step.
         warm_start: what it began with, as its artifact tells it; None where it was not asked to look.
+        misled: why that was forgotten at once; "" if it was not.
     """
 
     summary: StudySummary
@@ -89,6 +90,7 @@ class StudyDetails:
     trials: tuple[TrialDetails, ...]
     progress: tuple[Progress, ...]
     warm_start: Mapping[str, Any] | None = None
+    misled: str = ""
 
 
 def read_details(
@@ -133,6 +135,7 @@ def read_details(
         trials=trials,
         progress=_progress(client, parent, summary.metric),
         warm_start=_warm_start(run_id) if "hpo.warm_start" in params else None,
+        misled=parent.data.tags.get("hpo.warm_start_misled", ""),
     )
 
 

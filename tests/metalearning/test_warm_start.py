@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from mlflow_hpo import ConfigError, History, SearchSpace, Study, StudyError
 from mlflow_hpo.cli import bundled_study, main
 from mlflow_hpo.config import StudyConfig
+from mlflow_hpo.tracking.details import read_details
 from mlflow_hpo.tracking.history import HISTORY, WRITTEN, written_history
 from mlflow_hpo.tracking.tracker import Tracker
 
@@ -231,6 +232,27 @@ def test_a_model_of_the_losses_begins_with_what_earlier_tasks_lead_to_expect(sto
     assert record["studies"] == [first.run_id]
     assert len(record["sha256"]) == 64
     assert "warm_start:\n- runs:/" in mlflow.artifacts.load_text(f"runs:/{second.run_id}/search.yaml")
+
+
+def test_a_history_that_misleads_is_told_and_its_trials_are_stopped(store, caplog):
+    caplog.set_level("INFO")
+    search(trials=40, mode="max")
+    [written] = [each for each in store.search_experiments() if each.name == "test"]
+    [first] = store.search_runs([written.experiment_id], "tags.`hpo.kind` = 'study'")
+    known = json.loads(mlflow.artifacts.load_text(f"runs:/{first.info.run_id}/{HISTORY}"))
+    for trial in known["trials"]:  # what was bad is said to be good
+        trial["curve"] = [[epoch, -value] for epoch, value in trial["curve"]]
+    store.log_text(first.info.run_id, json.dumps(known), HISTORY)
+
+    study = search(searcher="auto", scheduler="auto", mode="max", trials=12, seed=2, warm_start=["test"])
+
+    said = store.get_run(study.run_id).data.tags["hpo.warm_start_misled"]
+    assert "the history is forgotten" in said
+    assert caplog.text.count(f"warm start: {said}") == 1
+    assert read_details(study.run_id).misled == said
+    given_up = [children(store, study)[trial] for trial in study.optimizer.searcher.given_up]
+    assert given_up
+    assert {run.info.status for run in given_up} == {"KILLED"}
 
 
 def test_a_study_that_is_not_there_or_is_none_is_an_error(store):

@@ -95,6 +95,30 @@ def _first(paused, may_start):
     return None if may_start else paused[min(paused)][0][1]
 
 
+def test_what_the_searcher_gives_up_is_stopped_and_does_not_count(monkeypatch):
+    monkeypatch.setattr(
+        FreezeThawSearcher, "advise", lambda self, paused, may_start: _first(paused, may_start)
+    )
+
+    def jobs(lost, count):
+        optimizer = search()
+        done = [optimizer.ask() for _ in range(lost)]
+        for job in done:
+            optimizer.report(job.trial_id, 1, curve(job.config, 1))
+            optimizer.complete(job.trial_id)
+        optimizer.searcher.given_up |= {job.trial_id for job in done}
+        for _ in range(count):
+            job = optimizer.ask()
+            for epoch in range(job.start + 1, job.stop + 1):
+                optimizer.report(job.trial_id, epoch, curve(job.config, epoch))
+            optimizer.complete(job.trial_id)
+            done.append(job)
+        assert {optimizer.state(trial) for trial in range(lost)} <= {TrialState.STOPPED}
+        return [(job.start, job.stop) for job in done[lost:]]
+
+    assert jobs(lost=10, count=150) == jobs(lost=0, count=150)
+
+
 def test_curves_that_cross_are_followed_to_their_end():
     """What is quick at first ends worst: one who trusts the first rung finds nothing."""
 

@@ -195,6 +195,7 @@ function warmSection() {
     { id: "warm", "aria-labelledby": "warm-title" },
     el("h2", { id: "warm-title" }, "Warm start"),
     el("p", { class: "intro" }, said(S.settings.warm_start ?? "", 300)),
+    S.misled ? el("p", {}, said(S.misled, 300)) : null,
     el("p", {}, `${counted(taken.length, "trial")} took a configuration that was good before.${words}`),
     tasks.length
       ? simpleTable({
