@@ -273,7 +273,8 @@ class SearchLoop:
             return
         self._misled = True
         self._voice.tell(f"warm start: {MISLED}")
-        self._tracker.tags(self._tracker.run_id, {"hpo.warm_start_misled": MISLED})
+        if not self.replaying:
+            self._tracker.tags(self._tracker.run_id, {"hpo.warm_start_misled": MISLED})
 
     def _take_end(self, event: Ended, entry: TrialEntry) -> None:
         trial_id, books = event.trial_id, self._books

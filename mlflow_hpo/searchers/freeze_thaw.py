@@ -189,7 +189,8 @@ class FreezeThawSearcher(Searcher):
     @property
     def _has_served(self) -> bool:
         """Whether the history has brought what it is best for, a good configuration soon."""
-        trainings = self._trained / self._levels[-1]
+        # where the first level lies late, what the first trials take to it
+        trainings = self._trained / max(self._levels[-1], self._n_startup * self._levels[0])
         whole = any(reached == len(self._levels) for reached in self._reached.values())
         return trainings >= _INFORMED or (trainings >= 1 and whole)
 

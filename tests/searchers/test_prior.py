@@ -141,6 +141,15 @@ def test_where_the_first_losses_agree_the_model_decides_after_four():
     assert [step(optimizer, best=(0.7, 0.2)).config for _ in range(4)] == evenly[2:]
 
 
+def test_where_nothing_pauses_a_history_serves_for_the_first_six_trials():
+    history = plane_history((0.7, 0.25), (0.75, 0.2), (0.65, 0.2))
+    optimizer = search(history, epochs=0, scheduler="full")
+    while optimizer.searcher._informed:
+        step(optimizer, best=(0.7, 0.2))
+    assert len(optimizer.trials) == 6
+    assert optimizer.best.value < search(epochs=6 * 9, scheduler="full").best.value
+
+
 def test_a_history_of_another_place_does_not_keep_the_search_there():
     history = plane_history((0.9, 0.9))
     found = [search(history, best=(0.1, 0.2), epochs=9 * 30, seed=seed).best.config for seed in range(5)]
