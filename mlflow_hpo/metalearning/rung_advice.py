@@ -11,6 +11,7 @@ import numpy as np
 from mlflow_hpo.metalearning.history import Curve, History, PastTask
 from mlflow_hpo.schedulers.rungs import promotions, rung_levels
 from mlflow_hpo.searchers.encoding import Array
+from mlflow_hpo.searchers.rank_correlation import rank_correlations
 
 _ENOUGH = 10  # trials of a task that were trained to its end
 _FACTORS = (2, 3, 4)
@@ -122,8 +123,6 @@ def _losses(curves: list[Curve], mode: str, levels: Array) -> Array:
 
 def _halved(losses: Array, levels: Array, eta: int) -> tuple[float, float, float]:
     """Return what successive halving takes and finds: epochs, better and correlation, as in the advice."""
-    from scipy.stats import rankdata  # takes a second to import
-
     count = len(losses)
     left = np.arange(count)
     epochs = count * levels[0]
@@ -132,7 +131,5 @@ def _halved(losses: Array, levels: Array, eta: int) -> tuple[float, float, float
         left = left[order[: max(1, promotions(len(left), eta))]]
         epochs += len(left) * (levels[rung + 1] - levels[rung])
     found = losses[left, -1].min()
-    first, last = rankdata(losses[:, 0]), rankdata(losses[:, -1])
-    spread = first.std() * last.std()
-    correlation = np.mean((first - first.mean()) * (last - last.mean())) / spread if spread else 0.0
+    [correlation] = rank_correlations(losses[:, 0], losses[:, -1:])
     return epochs / count, float(np.mean(losses[:, -1] < found)), float(correlation)

@@ -49,8 +49,7 @@ class FreezeThawScheduler(Scheduler):
         # (loss, trial) of the paused trials that may go on, ascending, by level; nothing follows the last
         self._waiting: list[list[tuple[float, int]]] = [[] for _ in self.levels[:-1]]
         self._paused: dict[int, None] = {}  # a set that keeps its order
-        self._level: dict[int, int] = {}  # trial -> the last that it was trained to
-        self._dropped: set[int] = set()  # trials that the searcher gave up
+        self._level: dict[int, int] = {}  # trial that counts -> the last that it was trained to
         self._running: dict[int, int] = {}  # trial -> level
         self._losses: dict[int, float] = {}  # the last of each trial
         self._started = 0
@@ -152,17 +151,17 @@ class FreezeThawScheduler(Scheduler):
     def _drop_given_up(self) -> None:
         """Eliminate the trials that the searcher gave up, as if they had never been."""
         given_up = () if self._adviser is None else self._adviser.given_up
-        for trial_id in sorted((self._level.keys() & given_up) - self._dropped - self._running.keys()):
-            self._dropped.add(trial_id)
+        for trial_id in sorted((self._level.keys() & given_up) - self._running.keys()):
+            reached = self._level.pop(trial_id)
             self._started -= 1
-            for level in range(self._level[trial_id] + 1):
+            for level in range(reached + 1):
                 self._handed_out[level] -= self._epochs_to(level)
                 self._trained[level] -= self._epochs_to(level)
             if trial_id in self._paused:
                 del self._paused[trial_id]
                 self.eliminated.append(trial_id)
-                key, waiting = (self._losses[trial_id], trial_id), self._waiting[self._level[trial_id]]
-                waiting[:] = [each for each in waiting if each != key]
+                key = self._losses[trial_id], trial_id
+                self._waiting[reached] = [each for each in self._waiting[reached] if each != key]
 
     def close(self) -> None:
         """Stop waiting for new trials."""

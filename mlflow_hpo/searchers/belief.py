@@ -12,6 +12,7 @@ import numpy.typing as npt
 from mlflow_hpo.searchers.curve_model import CurveModel, Points
 from mlflow_hpo.searchers.encoding import Array
 from mlflow_hpo.searchers.prior import Prior
+from mlflow_hpo.searchers.rank_correlation import rank_correlations
 from mlflow_hpo.searchers.scaling import scaled
 
 _GROWTH = 1.2  # the model is fitted again once there is so much more data
@@ -84,13 +85,8 @@ class Belief:
         """
         if self._prior is None:
             return 1.0
-        from scipy.stats import rankdata  # takes a second to import
-
-        expected = rankdata(self._prior.expected(seen.features, np.array(seen.epochs, dtype=float)), axis=0)
-        expected -= expected.mean(axis=0)
-        ranks = rankdata(losses) - (len(losses) + 1) / 2
-        spreads = np.linalg.norm(expected, axis=0) * np.linalg.norm(ranks)  # 0 where all are the same
-        return float(self._prior.weights @ (expected.T @ ranks / np.maximum(spreads, 1e-12)))
+        expected = self._prior.expected(seen.features, np.array(seen.epochs, dtype=float))
+        return float(self._prior.weights @ rank_correlations(losses, expected))
 
     def unwarped(self, evenly: Array) -> Array:
         """Return evenly spread features (n x f) closer together where the losses change most."""

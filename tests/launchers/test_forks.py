@@ -146,28 +146,38 @@ def test_the_end_of_a_worker_is_the_end_of_what_it_forked(start):
     killed.kill_group()
 
 
-def test_what_workers_forked_ends_with_them_when_their_server_is_killed_with_its_driver(program, tmp_path):
-    script = f"""
+def said_by_a_driver_that_is_killed(program, folder, script):
+    """Run a script that has a `worker` and its pipe, `ours`, and kills itself; return the words it said."""
+    begin = f"""
         import os, socket, sys
-        sys.path.insert(0, {str(tmp_path)!r})
+        sys.path.insert(0, {str(folder)!r})
         from mlflow_hpo.launchers import forks
         ours, theirs = socket.socketpair()
         with open("log", "wb") as log:
             worker = forks.start_worker({program!r}, [], os.environ, theirs.fileno(), log)
-        ours.sendall(b'{{"say": "fork", "stay": 3600}}')
-        print(worker.pid, ours.recv(100).decode(), flush=True)
-        os.kill(forks._servers[-1].process.pid, 9)
-        os.kill(os.getpid(), 9)
     """
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
-        cwd=tmp_path,
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(begin) + textwrap.dedent(script)],
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    for pid in done.stdout.split():
+    return done.stdout.split()
+
+
+def test_what_workers_forked_ends_with_them_when_their_server_is_killed_with_its_driver(program, tmp_path):
+    said = said_by_a_driver_that_is_killed(
+        *(program, tmp_path),
+        """
+        ours.sendall(b'{"say": "fork", "stay": 3600}')
+        print(worker.pid, ours.recv(100).decode(), flush=True)
+        os.kill(forks._servers[-1].process.pid, 9)
+        os.kill(os.getpid(), 9)
+        """,
+    )
+    for pid in said:
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(int(pid)).wait(60)
 
@@ -212,30 +222,19 @@ def test_what_counts_when_libraries_are_loaded_makes_another_server(start, monke
 
 
 def test_workers_outlive_their_process_as_long_as_they_like_and_their_server_with_them(program, tmp_path):
-    script = f"""
-        import os, socket, sys
-        sys.path.insert(0, {str(tmp_path)!r})
-        from mlflow_hpo.launchers import forks
-        ours, theirs = socket.socketpair()
-        with open("log", "wb") as log:
-            worker = forks.start_worker({program!r}, [], os.environ, theirs.fileno(), log)
-        ours.sendall(b'{{"say": "stay"}}')
+    said = said_by_a_driver_that_is_killed(
+        *(program, tmp_path),
+        """
+        ours.sendall(b'{"say": "stay"}')
         print(worker.pid, forks._servers[-1].process.pid, flush=True)
         if os.fork() == 0:
             assert forks._servers == []
             os._exit(0)
         assert os.wait()[1] == 0
         os.kill(os.getpid(), 9)
-    """
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
+        """,
     )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    worker, server = (psutil.Process(int(pid)) for pid in done.stdout.split())
+    worker, server = (psutil.Process(int(pid)) for pid in said)
     time.sleep(0.2)
     assert (worker.ppid(), worker.is_running()) == (server.pid, True)
     worker.kill()

@@ -72,8 +72,8 @@ def test_a_history_that_misleads_costs_little():
 
 def test_the_similar_task_is_found_out_by_its_losses():
     history = plane_history((0.1, 0.9), (0.7, 0.2), (0.2, 0.1))
-    found = [search(history, epochs=18, seed=seed).best.config.values() for seed in range(9)]
-    assert np.median([math.dist(each, (0.7, 0.2)) for each in found]) < 0.2  # the others' are 0.5 away
+    found = [search(history, epochs=18, seed=seed).best.config.values() for seed in range(3)]
+    assert np.median([math.dist(each, (0.7, 0.2)) for each in found]) < 0.1
 
 
 @pytest.mark.parametrize("longest", [9, 27])
