@@ -53,4 +53,5 @@ TRANSFER = {
 OURS = {
     "auto": _ours("auto", "auto"),
     "tpe+asha": _ours("tpe", "asha"),
+    "gp+asha": _ours("gp", "asha"),
 }

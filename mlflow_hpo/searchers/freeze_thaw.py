@@ -37,6 +37,7 @@ _NEW = -1  # the curve of a trial that does not exist so far
 
 _Choice = tuple[int | None, Array | None]  # a paused trial, or the point of a new one
 _IMPROVEMENTS = (-2.0, 0.0)  # powers of 10 of the improvement hoped for
+_LEAPS = (-0.5, 0.0)  # the same while there is a history: it serves for a short time only
 _LEAST_SPREAD = 0.5  # of the losses above the best, where all seen so far are about as good
 _FADE = 5.0  # full trainings after which the prior would count half
 _INFORMED = 2.0  # full trainings after which it is forgotten at the latest
@@ -68,8 +69,9 @@ class FreezeThawSearcher(Searcher):
 
     With a `Prior` the model begins with what earlier tasks lead to expect, and what was good there competes,
     too; of the first `n_startup` every other one is such a configuration. After `t` full trainings these
-    expectations count ``1 / (1 + (t / 5)**2)``. After 1, as soon as one trial is fully trained, or after 2
-    they are forgotten, and so are all trials that they brought about: the search goes on as the one that
+    expectations count ``1 / (1 + (t / 5)**2)``. As they serve for a short time only, large improvements are
+    hoped for, with `u` from -0.5 to 0. After 1 full training, as soon as one trial is fully trained, or after
+    2 they are forgotten, and so are all trials that they brought about: the search goes on as the one that
     never had a history, and finds what lies far from all that was good before.
 
     When the first four have reached the first level, their losses there are compared with what the earlier
@@ -111,6 +113,7 @@ class FreezeThawSearcher(Searcher):
         self._queue: deque[_Choice] = deque()  # choices that were made at once and not used so far
         self._proposal: _Choice | None = None  # the new configuration that `advise` found
         self._belief = Belief(self._width, self._levels)
+        self._misled = False
         self._informed = False  # whether the belief has a prior
         self._candidates: dict[bytes, Config] = {}  # what was good on earlier tasks, by its place
         self._taught: set[int] = set()  # trials that the history brought about
@@ -187,6 +190,11 @@ class FreezeThawSearcher(Searcher):
         self.complete(trial_id)
 
     @property
+    def misled(self) -> bool:
+        """Whether the first losses have contradicted what earlier tasks led to expect."""
+        return self._misled
+
+    @property
     def _has_served(self) -> bool:
         """Whether the history has brought what it is best for, a good configuration soon."""
         # where the first level lies late, what the first trials take to it
@@ -206,7 +214,7 @@ class FreezeThawSearcher(Searcher):
         agreement = self._belief.agreement(self._places(keys), losses)
         self._rest_waits = agreement > _CLEARLY
         if len(keys) == self._n_startup and agreement <= 0:
-            self.misled = True
+            self._misled = True
             self._forget()
 
     def _forget(self) -> None:
@@ -291,7 +299,8 @@ class FreezeThawSearcher(Searcher):
         losses = self._teach()
         best = losses.min()
         spread = max(np.median(losses) - best, _LEAST_SPREAD)
-        hoped_for = spread * 10 ** self._rng.uniform(*_IMPROVEMENTS, size=self._at_once)
+        improvements = _LEAPS if self._informed else _IMPROVEMENTS
+        hoped_for = spread * 10 ** self._rng.uniform(*improvements, size=self._at_once)
         horizon = float(self._rng.uniform(1, self._levels[-1]))
 
         def outlook(features: Array, curves: Sequence[int], levels: Sequence[int]) -> tuple[Array, Array]:
