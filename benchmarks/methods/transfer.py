@@ -53,5 +53,4 @@ TRANSFER = {
 OURS = {
     "auto": _ours("auto", "auto"),
     "tpe+asha": _ours("tpe", "asha"),
-    "gp+asha": _ours("gp", "asha"),
 }

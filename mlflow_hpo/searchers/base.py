@@ -28,14 +28,12 @@ class Searcher(ABC):
     """Whether `adopt` of what `suggest` would have returned leaves the searcher just as `suggest` does, so
     that a search that is gone through again need not pay for its proposals."""
 
+    misled: bool = False
+    """Whether the losses have contradicted what earlier tasks led to expect, so that it is forgotten."""
+
     @property
     def exhausted(self) -> bool:
         """Whether there is no configuration left to propose (only finite searchers ever say so)."""
-        return False
-
-    @property
-    def misled(self) -> bool:
-        """Whether the losses have contradicted what earlier tasks led to expect, so that it is forgotten."""
         return False
 
     @property

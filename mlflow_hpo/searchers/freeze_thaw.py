@@ -113,7 +113,6 @@ class FreezeThawSearcher(Searcher):
         self._queue: deque[_Choice] = deque()  # choices that were made at once and not used so far
         self._proposal: _Choice | None = None  # the new configuration that `advise` found
         self._belief = Belief(self._width, self._levels)
-        self._misled = False
         self._informed = False  # whether the belief has a prior
         self._candidates: dict[bytes, Config] = {}  # what was good on earlier tasks, by its place
         self._taught: set[int] = set()  # trials that the history brought about
@@ -190,11 +189,6 @@ class FreezeThawSearcher(Searcher):
         self.complete(trial_id)
 
     @property
-    def misled(self) -> bool:
-        """Whether the first losses have contradicted what earlier tasks led to expect."""
-        return self._misled
-
-    @property
     def _has_served(self) -> bool:
         """Whether the history has brought what it is best for, a good configuration soon."""
         # where the first level lies late, what the first trials take to it
@@ -214,7 +208,7 @@ class FreezeThawSearcher(Searcher):
         agreement = self._belief.agreement(self._places(keys), losses)
         self._rest_waits = agreement > _CLEARLY
         if len(keys) == self._n_startup and agreement <= 0:
-            self._misled = True
+            self.misled = True
             self._forget()
 
     def _forget(self) -> None:

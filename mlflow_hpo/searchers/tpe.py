@@ -6,15 +6,13 @@ import functools
 import math
 from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from mlflow_hpo.checks import finite_number, whole_number
 from mlflow_hpo.searchers.base import Searcher
-from mlflow_hpo.searchers.preference import Preference
-from mlflow_hpo.searchers.prior import Prior
 from mlflow_hpo.space import CategoricalParameter, Config, SearchSpace
 
 _MOST_GOOD = 25  # Hyperopt takes no more trials for good
@@ -32,8 +30,6 @@ class TpeSearcher(Searcher):
     of proposals apart. Until a level has enough, proposals are random.
 
     Enough is `n_startup`, and at least one more than the space has parameters.
-
-    With a `Prior` what was good on earlier tasks is tried first, and a `Preference` chooses among proposals.
 
     Args:
         n_startup: trials with a finite loss that are wanted before the model proposes.
@@ -65,31 +61,21 @@ class TpeSearcher(Searcher):
         # at each level (loss, trial) of those with a finite loss, ascending
         self._finite: dict[int, list[tuple[float, int]]] = {level: [] for level in levels}
         self._miscs: dict[int, dict[str, Any]] = {}  # each trial's configuration as Hyperopt writes it
-        self._preference: Preference | None = None
         self._pending: dict[int, None] = {}  # sets that keep their order
         self._observed: dict[int, None] = {}
 
     def suggest(self, trial_id: int) -> Config:
         """Propose what the model finds likeliest good, or a random configuration while there is no model."""
-        proposals = self._proposals(trial_id)
-        config = next(proposals) if self._preference is None else self._preference.best(trial_id, proposals)
+        ranked = next((r for r in reversed(self._finite.values()) if len(r) >= self._enough), None)
+        if ranked is None:
+            config = self.space.sample(np.random.default_rng((self._seed, trial_id)))
+        else:
+            config = self._propose(trial_id, ranked)
         self.adopt(trial_id, config)
         return config
 
-    def expect(self, prior: Prior) -> Sequence[Config]:
-        """Prefer what earlier tasks lead to expect the best of."""
-        self._preference = Preference(prior, self.space, list(self._finite))
-        return prior.configs
-
-    @property
-    def misled(self) -> bool:
-        """Whether the losses have contradicted what earlier tasks led to expect."""
-        return self._preference is not None and self._preference.misled
-
     def adopt(self, trial_id: int, config: Config) -> None:
         """Count the trial as pending."""
-        if self._preference is not None:
-            self._preference.adopt(trial_id, config)
         places = self.space.to_unit(config)
         self._miscs[trial_id] = {
             "tid": trial_id,
@@ -102,8 +88,6 @@ class TpeSearcher(Searcher):
 
     def report(self, trial_id: int, resource: int, loss: float) -> None:
         """Learn from the loss if the trial stands at one of the levels."""
-        if self._preference is not None:
-            self._preference.report(trial_id, resource, loss)
         if resource in self._finite:
             self._observe(trial_id)
             if loss < math.inf:
@@ -122,18 +106,7 @@ class TpeSearcher(Searcher):
             del self._pending[trial_id]
             self._observed[trial_id] = None
 
-    def _proposals(self, trial_id: int) -> Iterator[Config]:
-        """Return proposals for a trial, each by itself as good as the others."""
-        ranked = next((r for r in reversed(self._finite.values()) if len(r) >= self._enough), None)
-        if ranked is None:
-            rng = np.random.default_rng((self._seed, trial_id))
-            while True:
-                yield self.space.sample(rng)
-        for attempt in count():
-            seed = (self._seed, trial_id, attempt) if attempt else (self._seed, trial_id)
-            yield self._propose(trial_id, ranked, seed)
-
-    def _propose(self, trial_id: int, ranked: Sequence[tuple[float, int]], seed: tuple[int, ...]) -> Config:
+    def _propose(self, trial_id: int, ranked: Sequence[tuple[float, int]]) -> Config:
         from hyperopt import tpe
         from hyperopt.base import trials_from_docs
 
@@ -148,7 +121,7 @@ class TpeSearcher(Searcher):
             [trial_id],  # of several ids Hyperopt would answer the first only
             self._domain,
             trials_from_docs(docs, validate=False),
-            seed,
+            (self._seed, trial_id),
             n_startup_jobs=0,
             n_EI_candidates=self._n_ei_candidates,
             gamma=gamma,
