@@ -25,6 +25,10 @@ NETWORK = (
 )
 OF_THE_DRIVER = ("MLFLOW_HPO_SPOOL", "MLFLOW_HPO_CACHE", "MLFLOW_RUN_ID")
 
+_TRIES = (
+    5  # of a client: the server that Ray forks for it may die at once, now and then (ray-project/ray#63202)
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -122,11 +126,14 @@ class Cluster:
         address = self._address or os.environ.get("RAY_ADDRESS") or AUTO
         try:
             with _signals_kept():
-                try:
-                    self._init(address)
-                except ConnectionAbortedError:  # Ray's proxy may look at its server before that has begun
-                    ray.shutdown()
-                    self._init(address)
+                for left in reversed(range(_TRIES)):
+                    try:
+                        self._init(address)
+                        break
+                    except ConnectionAbortedError:
+                        if not left:
+                            raise
+                        ray.shutdown()
         except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
             ray.shutdown()  # or Ray would take itself for a client, and the next try would fail
             line = " ".join(str(error).split())

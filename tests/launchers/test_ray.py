@@ -209,7 +209,7 @@ class AwayServices(FolderServices):
 
 def test_a_connection_that_is_aborted_is_tried_again(cluster, start_jobs, monkeypatch):
     client = pytest.importorskip("ray.util.client.worker")
-    begin, aborts = client.Worker.__init__, [1]
+    begin, aborts = client.Worker.__init__, [1, 2]
 
     def begin_later(self, *args, **kwargs):
         if aborts:
@@ -222,6 +222,22 @@ def test_a_connection_that_is_aborted_is_tried_again(cluster, start_jobs, monkey
     start_jobs(address=f"ray://127.0.0.1:{port}")
     assert not aborts
     assert ray.is_initialized()
+
+
+def test_a_connection_that_is_always_aborted_is_an_error(cluster, monkeypatch):
+    client = pytest.importorskip("ray.util.client.worker")
+    tried = []
+
+    def begin_never(self, *args, **kwargs):
+        tried.append(1)
+        raise ConnectionAbortedError("the server has not begun")
+
+    monkeypatch.setattr(client.Worker, "__init__", begin_never)
+    port = cluster.head_node._ray_params.ray_client_server_port
+    with pytest.raises(StudyError, match="launcher.address: cannot use Ray at ray://.*has not begun"):
+        Cluster(f"ray://127.0.0.1:{port}", None).connect()
+    assert 1 < len(tried) < 10
+    assert not ray.is_initialized()
 
 
 def test_a_node_that_does_not_reach_the_stores_is_told_before_the_first_trial(cluster, tmp_path):
