@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import math
 import numbers
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -15,6 +14,7 @@ from typing import Any
 from mlflow_hpo.auto import choose, named
 from mlflow_hpo.checks import finite_number, one_of, shown, whole_number
 from mlflow_hpo.errors import ConfigError
+from mlflow_hpo.first_trials import FirstTrials
 from mlflow_hpo.registry import check_options
 from mlflow_hpo.schedulers import SCHEDULERS, Decision, Scheduler
 from mlflow_hpo.schedulers.base import Assignment
@@ -110,7 +110,7 @@ class Optimizer:
         early_stopping: the options of `EarlyStopping`: trials stop by their own curves, too.
         history: what is known of earlier tasks, such as a `History`. The searcher `freeze_thaw` begins with
             what it leads to expect; others with at most 10 configurations, and at most one in four of the
-            `trials`, that were good there. `points` come first.
+            `trials`, that were good there, see `FirstTrials`. `points` come first.
         task: what is known of the new task: its ``name``, and its ``features``, numbers by name.
         goal: the search is over once a finite feasible value is at least as good: nothing more is handed out,
             every report of a running trial is answered by `Decision.STOP`, and paused trials are eliminated.
@@ -189,10 +189,10 @@ class Optimizer:
         if self._searcher.space != space:
             raise ConfigError("searcher", "must be made for the same space")
         self._scheduler.consult(self._searcher)
-        self._points = _valid_points(space, points)
-        if history is not None:
-            self._points += self._taught(history, task or {})
-        self._given = len(self._points)
+        given = _valid_points(space, points)
+        taught = [] if history is None else self._taught(history, task or {}, given)
+        self._first = FirstTrials(given, taught, self._scheduler.levels[0])
+        self._given = len(self._first)
         self._sign = -1.0 if self.mode == "max" else 1.0
         self._goal_loss = -math.inf if goal is None else self._sign * finite_number("goal", goal)
         self._jobs: dict[int, Job] = {}  # of the running trials
@@ -345,6 +345,7 @@ class Optimizer:
             raise ValueError(f"report: value of trial {trial_id} must be a number, got {shown(value)}")
         resource, value, feasible = int(resource), float(value), bool(feasible)
         loss = self._take(trial_id, resource, value, feasible=feasible)
+        self._first.report(trial_id, resource, loss if feasible else math.inf)
         self._searcher.report(trial_id, resource, loss if feasible else math.inf)
         tell = self._scheduler.report if feasible else self._scheduler.report_infeasible
         decision = tell(trial_id, resource, loss)
@@ -382,6 +383,7 @@ class Optimizer:
             state = TrialState.PAUSED if job.stop < self.max_resource else TrialState.FINISHED
         del self._jobs[trial_id]
         self._update(trial_id, state=state)
+        self._first.end(trial_id)
         self._searcher.complete(trial_id)
         if self.goal_reached:
             self._give_up_paused_trials()
@@ -398,6 +400,7 @@ class Optimizer:
         del self._jobs[self._job(trial_id).trial_id]
         self._told_to_stop.discard(trial_id)
         self._update(trial_id, state=TrialState.FAILED, reason=reason)
+        self._first.end(trial_id)
         self._searcher.fail(trial_id)
         if not self.goal_reached:
             self._scheduler.fail(trial_id)
@@ -421,13 +424,13 @@ class Optimizer:
             self._best = BestTrial(trial_id, dict(record.config), resource, value)
         return loss
 
-    def _taught(self, history: Experience, task: Mapping[str, Any]) -> list[Config]:
-        """Let the searcher learn from earlier tasks, and return what is to be tried first."""
+    def _taught(self, history: Experience, task: Mapping[str, Any], given: Sequence[Config]) -> list[Config]:
+        """Let the searcher learn from earlier tasks, and return what is to be tried after what is given."""
         prior = history.prior(self.space, self._scheduler.levels, self.mode, task)
         if prior is None:
             return []
         size = MOST_TAUGHT if self._bound is None else min(MOST_TAUGHT, max(1, self._bound // SHARE_TAUGHT))
-        wanted = (config for config in self._searcher.expect(prior) if config not in self._points)
+        wanted = (config for config in self._searcher.expect(prior) if config not in given)
         return list(islice(wanted, size))
 
     @property
@@ -439,7 +442,7 @@ class Optimizer:
     @property
     def misled(self) -> bool:
         """Whether the losses have contradicted what the history led to expect, so that it is forgotten."""
-        return self._searcher.misled
+        return self._searcher.misled or self._first.misled
 
     @property
     def goal_reached(self) -> bool:
@@ -487,7 +490,7 @@ class Optimizer:
         if self._closed:
             return False
         used_up = self._bound is not None and len(self._records) >= self._bound
-        if used_up or (not self._points and self._searcher.exhausted):
+        if used_up or (not self._first and self._searcher.exhausted):
             self._closed = True
             self._scheduler.close()
             self._show_eliminations()
@@ -495,8 +498,8 @@ class Optimizer:
 
     def _new_config(self, trial_id: int) -> Config:
         known = self._known.pop(trial_id, None)
-        if self._points:
-            point = self._points.popleft()
+        point = self._first.take(trial_id, must=self._searcher.exhausted)
+        if point is not None:
             config = known or point
             self._searcher.adopt(trial_id, dict(config))
         elif known is not None and self._searcher.memoryless:
@@ -542,12 +545,12 @@ def _with_early_stopping(scheduler: Scheduler, options: Any) -> Scheduler:
         raise error.under("early_stopping") from None
 
 
-def _valid_points(space: SearchSpace, points: Any) -> deque[Config]:
+def _valid_points(space: SearchSpace, points: Any) -> list[Config]:
     if points is None:
-        return deque()
+        return []
     if not isinstance(points, Sequence) or isinstance(points, str):
         raise ConfigError("points", f"must be a list of configurations, got {shown(points)}")
-    valid: deque[Config] = deque()
+    valid: list[Config] = []
     for index, point in enumerate(points):
         try:
             valid.append(space.validate(point))

@@ -47,7 +47,7 @@ from mlflow_hpo.voice import Voice
 TICK = 0.5  # seconds: how often limits and the view are looked at while nothing happens
 GRACE = 10.0  # seconds that an interrupted trial gets to store its checkpoint
 UPLOAD_PATIENCE = 3600.0  # seconds that the end of a study waits for checkpoints on their way to the store
-MISLED = "the losses do not rank as earlier tasks led to expect: the history is forgotten"
+MISLED = "the losses contradict what earlier tasks led to expect: the history is forgotten"
 GOAL_REACHED = "goal reached"  # why a study, or a trial in it, ended
 
 

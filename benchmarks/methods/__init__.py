@@ -104,7 +104,7 @@ def fingerprint(*rooms: str) -> str:
     import mlflow_hpo
 
     root = Path(mlflow_hpo.__file__).parent
-    sources = [root / "space.py", root / "auto.py", root / "optimizer.py"]
+    sources = [root / f"{name}.py" for name in ("space", "auto", "optimizer", "first_trials")]
     sources += [
         path for room in ("searchers", "schedulers", *rooms) for path in sorted((root / room).glob("*.py"))
     ]

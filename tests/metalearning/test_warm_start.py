@@ -234,8 +234,8 @@ def test_a_model_of_the_losses_begins_with_what_earlier_tasks_lead_to_expect(sto
     assert "warm_start:\n- runs:/" in mlflow.artifacts.load_text(f"runs:/{second.run_id}/search.yaml")
 
 
-def test_a_history_that_misleads_is_told_and_its_trials_are_stopped(store, caplog):
-    caplog.set_level("INFO")
+def write_what_misleads(store):
+    """Leave a study whose history says the opposite of what was."""
     search(trials=40, mode="max")
     [written] = [each for each in store.search_experiments() if each.name == "test"]
     [first] = store.search_runs([written.experiment_id], "tags.`hpo.kind` = 'study'")
@@ -243,6 +243,11 @@ def test_a_history_that_misleads_is_told_and_its_trials_are_stopped(store, caplo
     for trial in known["trials"]:  # what was bad is said to be good
         trial["curve"] = [[epoch, -value] for epoch, value in trial["curve"]]
     store.log_text(first.info.run_id, json.dumps(known), HISTORY)
+
+
+def test_a_history_that_misleads_is_told_and_its_trials_are_stopped(store, caplog):
+    caplog.set_level("INFO")
+    write_what_misleads(store)
 
     study = search(searcher="auto", scheduler="auto", mode="max", trials=12, seed=2, warm_start=["test"])
 
@@ -253,6 +258,19 @@ def test_a_history_that_misleads_is_told_and_its_trials_are_stopped(store, caplo
     given_up = [children(store, study)[trial] for trial in study.optimizer.searcher.given_up]
     assert given_up
     assert {run.info.status for run in given_up} == {"KILLED"}
+
+
+@pytest.mark.parametrize("searcher", ["random", "tpe"])
+def test_a_portfolio_that_misleads_is_told_and_dropped(store, caplog, searcher):
+    caplog.set_level("INFO")
+    write_what_misleads(store)
+
+    study = search(searcher=searcher, mode="max", trials=24, seed=2, warm_start=["test"])
+
+    said = store.get_run(study.run_id).data.tags["hpo.warm_start_misled"]
+    assert caplog.text.count(f"warm start: {said}") == 1
+    warm = [number for number, run in children(store, study).items() if "hpo.warm_start" in run.data.tags]
+    assert sorted(warm) == [0, 1, 2]
 
 
 def test_a_study_that_is_not_there_or_is_none_is_an_error(store):

@@ -169,6 +169,26 @@ def test_other_searchers_begin_with_the_best_of_the_history(searcher):
     assert math.dist(configs[1].values(), (0.7, 0.2)) < 0.2
 
 
+@pytest.mark.parametrize("scheduler", ["asha", "full"])
+@pytest.mark.parametrize("searcher", ["random", "tpe", "sobol", "gp"])
+def test_other_searchers_drop_a_history_that_misleads_after_three_of_its_configurations(searcher, scheduler):
+    history = plane_history((0.7, 0.2), (0.6, 0.3), sign=-1.0)
+    optimizer = search(history, searcher=searcher, scheduler=scheduler, trials=40, epochs=9 * 15)
+    tried = [trial.config for task in history.tasks for trial in task.trials]
+    assert optimizer.misled
+    assert [number for number, record in optimizer.trials.items() if record.config in tried] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("searcher", ["random", "tpe", "sobol", "gp"])
+def test_other_searchers_go_on_with_a_history_that_serves(searcher):
+    history = plane_history((0.7, 0.25), (0.75, 0.2), (0.65, 0.2))
+    optimizer = search(history, searcher=searcher, scheduler="asha", trials=40, epochs=9 * 15)
+    tried = [trial.config for task in history.tasks for trial in task.trials]
+    assert not optimizer.misled
+    taught = [number for number, record in optimizer.trials.items() if record.config in tried]
+    assert taught == [0, 1, 2, *range(6, 13)]
+
+
 @pytest.mark.parametrize("workers", [1, 40])
 def test_the_same_seed_and_history_give_the_same_jobs_whatever_happens(workers):
     records = []
