@@ -31,10 +31,8 @@ class FirstTrials:
         self._given = deque(given)
         self._taught = deque(taught)
         self._level = level
-        self._losses: tuple[dict[int, float | None], dict[int, float | None]] = (
-            {},
-            {},
-        )  # taught, own; by trial
+        # at the first level, by trial: of the first 3 that were taught, then of 3 that the searcher proposed
+        self._losses: dict[int, float | None] = {}
         self.misled = False
 
     def __len__(self) -> int:
@@ -51,12 +49,11 @@ class FirstTrials:
             return self._given.popleft()
         if not self._taught:
             return None
-        taught, own = self._losses
-        if len(taught) < _COMPARED:
-            taught[trial_id] = None
-        elif not must and (len(own) < _COMPARED or None in [*taught.values(), *own.values()]):
-            if len(own) < _COMPARED:
-                own[trial_id] = None
+        if len(self._losses) < _COMPARED:
+            self._losses[trial_id] = None
+        elif not must and len(self._known) < 2 * _COMPARED:
+            if len(self._losses) < 2 * _COMPARED:
+                self._losses[trial_id] = None
             return None
         return self._taught.popleft()
 
@@ -70,13 +67,16 @@ class FirstTrials:
         self._note(trial_id, math.inf)
 
     def _note(self, trial_id: int, loss: float) -> None:
-        for losses in self._losses:
-            if trial_id in losses and losses[trial_id] is None:
-                losses[trial_id] = loss
-                self._compare()
+        if trial_id in self._losses and self._losses[trial_id] is None:
+            self._losses[trial_id] = loss
+            self._compare()
 
     def _compare(self) -> None:
-        taught, own = ([loss for loss in losses.values() if loss is not None] for losses in self._losses)
-        if self._taught and len(taught) == len(own) == _COMPARED and min(own) < min(taught):
+        taught, own = self._known[:_COMPARED], self._known[_COMPARED:]
+        if self._taught and len(own) == _COMPARED and min(own) < min(taught):
             self.misled = True
             self._taught.clear()
+
+    @property
+    def _known(self) -> list[float]:
+        return [loss for loss in self._losses.values() if loss is not None]

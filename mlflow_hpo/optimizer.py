@@ -345,8 +345,9 @@ class Optimizer:
             raise ValueError(f"report: value of trial {trial_id} must be a number, got {shown(value)}")
         resource, value, feasible = int(resource), float(value), bool(feasible)
         loss = self._take(trial_id, resource, value, feasible=feasible)
-        self._first.report(trial_id, resource, loss if feasible else math.inf)
-        self._searcher.report(trial_id, resource, loss if feasible else math.inf)
+        seen = loss if feasible else math.inf
+        self._first.report(trial_id, resource, seen)
+        self._searcher.report(trial_id, resource, seen)
         tell = self._scheduler.report if feasible else self._scheduler.report_infeasible
         decision = tell(trial_id, resource, loss)
         if self.goal_reached:

@@ -25,9 +25,8 @@ NETWORK = (
 )
 OF_THE_DRIVER = ("MLFLOW_HPO_SPOOL", "MLFLOW_HPO_CACHE", "MLFLOW_RUN_ID")
 
-_TRIES = (
-    5  # of a client: the server that Ray forks for it may die at once, now and then (ray-project/ray#63202)
-)
+# the server that Ray forks for a client may die at once, now and then (ray-project/ray#63202)
+_TRIES = 5
 
 logger = logging.getLogger(__name__)
 
@@ -126,14 +125,7 @@ class Cluster:
         address = self._address or os.environ.get("RAY_ADDRESS") or AUTO
         try:
             with _signals_kept():
-                for left in reversed(range(_TRIES)):
-                    try:
-                        self._init(address)
-                        break
-                    except ConnectionAbortedError:
-                        if not left:
-                            raise
-                        ray.shutdown()
+                self._init_repeatedly(address)
         except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
             ray.shutdown()  # or Ray would take itself for a client, and the next try would fail
             line = " ".join(str(error).split())
@@ -171,6 +163,14 @@ class Cluster:
             self._connected = False
             with _signals_kept():
                 the_ray().shutdown()
+
+    def _init_repeatedly(self, address: str) -> None:
+        for _ in range(_TRIES - 1):
+            try:
+                return self._init(address)
+            except ConnectionAbortedError:
+                the_ray().shutdown()
+        return self._init(address)
 
     def _init(self, address: str) -> None:
         ray = the_ray()

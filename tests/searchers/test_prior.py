@@ -33,6 +33,11 @@ def plane_history(*bests, sign=1.0, count=30):
     return History.from_records(records, mode="min")
 
 
+def tried_in(history):
+    """Return the configurations of a history."""
+    return [trial.config for task in history.tasks for trial in task.trials]
+
+
 def step(optimizer, best):
     """Do a job, and return it; None if there is none."""
     job = optimizer.ask()
@@ -105,7 +110,7 @@ def test_a_history_that_the_first_losses_contradict_is_forgotten_at_once():
     while optimizer.searcher._informed:
         step(optimizer, best=(0.7, 0.2))
     assert len(optimizer.trials) == 6
-    tried = [trial.config for task in history.tasks for trial in task.trials]
+    tried = tried_in(history)
     assert not any(step(optimizer, best=(0.7, 0.2)).config in tried for _ in range(8))
 
 
@@ -116,7 +121,7 @@ def test_after_a_contradiction_the_search_is_the_one_without_history():
         return done, optimizer
 
     history = plane_history((0.7, 0.2), (0.6, 0.3), sign=-1.0)
-    tried = [trial.config for task in history.tasks for trial in task.trials]
+    tried = tried_in(history)
     misled, optimizer = jobs(history, 203)
     cold, _ = jobs(None, 200)
     assert [job for job in misled if job[0] not in tried] == cold
@@ -126,7 +131,7 @@ def test_after_a_contradiction_the_search_is_the_one_without_history():
 
 def test_where_the_first_losses_agree_the_model_decides_after_four():
     history = plane_history((0.7, 0.25), (0.75, 0.2), (0.65, 0.2))
-    tried = [trial.config for task in history.tasks for trial in task.trials]
+    tried = tried_in(history)
     optimizer = search(history, epochs=0, max_resource=27)
     searcher = optimizer.searcher
     first = [step(optimizer, best=(0.7, 0.2)).config for _ in range(4)]
@@ -174,7 +179,7 @@ def test_other_searchers_begin_with_the_best_of_the_history(searcher):
 def test_other_searchers_drop_a_history_that_misleads_after_three_of_its_configurations(searcher, scheduler):
     history = plane_history((0.7, 0.2), (0.6, 0.3), sign=-1.0)
     optimizer = search(history, searcher=searcher, scheduler=scheduler, trials=40, epochs=9 * 15)
-    tried = [trial.config for task in history.tasks for trial in task.trials]
+    tried = tried_in(history)
     assert optimizer.misled
     assert [number for number, record in optimizer.trials.items() if record.config in tried] == [0, 1, 2]
 
@@ -183,7 +188,7 @@ def test_other_searchers_drop_a_history_that_misleads_after_three_of_its_configu
 def test_other_searchers_go_on_with_a_history_that_serves(searcher):
     history = plane_history((0.7, 0.25), (0.75, 0.2), (0.65, 0.2))
     optimizer = search(history, searcher=searcher, scheduler="asha", trials=40, epochs=9 * 15)
-    tried = [trial.config for task in history.tasks for trial in task.trials]
+    tried = tried_in(history)
     assert not optimizer.misled
     taught = [number for number, record in optimizer.trials.items() if record.config in tried]
     assert taught == [0, 1, 2, *range(6, 13)]
