@@ -31,4 +31,4 @@ with mlflow.start_run():
         print(f"epoch {epoch}: {accuracy:.3f}", flush=True)
         if options.alpha > options.fail_above:
             raise ValueError(f"alpha {options.alpha} is too large")
-        time.sleep(0.15)
+        time.sleep(0.4)
