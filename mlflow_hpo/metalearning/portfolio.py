@@ -12,6 +12,7 @@ from mlflow_hpo.metalearning.task_model import TaskModel
 from mlflow_hpo.searchers.encoding import Array, Encoding
 from mlflow_hpo.searchers.prior import Prior
 from mlflow_hpo.searchers.sobol import SobolSearcher
+from mlflow_hpo.searchers.threads import one_thread
 from mlflow_hpo.space import Config, SearchSpace
 
 _MOST_TASKS = 50  # the most similar ones, so that a long history costs seconds
@@ -47,8 +48,9 @@ class Portfolio:
     none lowers it, another round begins with those that are left.
 
     A task weighs the more, the more similar its features are to those of the new task:
-    ``exp(-d**2 / (2 * m))``, with `d` the distance in the features that all tasks have, each scaled to
-    deviation 1, and `m` the mean of ``d**2`` over the tasks. Without features in common all weigh the same.
+    ``exp(-d**2 / (2 * m))``, with `d` the distance in the features that they share, each scaled to deviation
+    1, and `m` the mean of ``d**2`` over the tasks. Tasks that have none of the new one's features weigh the
+    mean of the others; where the others share none, all weigh the same.
 
     Args:
         history: what was tried; configurations outside of `space` are passed over.
@@ -65,6 +67,7 @@ class Portfolio:
     Process-based Transfer Surrogates, Machine Learning 107 (2018).
     """
 
+    @one_thread()
     def __init__(
         self, history: History, space: SearchSpace, features: Mapping[str, float] | None = None
     ) -> None:
@@ -96,6 +99,7 @@ class Portfolio:
             entries.append(Entry(trial.config, task.name, trial.run_id, expected))
         return tuple(entries)
 
+    @one_thread()
     def prior(self, levels: Sequence[int]) -> Prior | None:
         """Return what the tasks lead to expect; None where there is no candidate.
 
@@ -172,13 +176,15 @@ def _greedy(expected: Array, importance: Array) -> list[int]:
 
 def _weights(tasks: Sequence[PastTask], features: Mapping[str, float]) -> dict[str, float]:
     """Return how much each task counts, 1 for one that is the same."""
-    shared = sorted(name for name in features if all(name in task.features for task in tasks))
-    if not shared or not tasks:
+    known = [task for task in tasks if task.features.keys() & features.keys()]
+    shared = sorted(name for name in features if all(name in task.features for task in known))
+    if not shared or not known:
         return {task.name: 1.0 for task in tasks}
-    table = np.array([[task.features[name] for name in shared] for task in tasks])
+    table = np.array([[task.features[name] for name in shared] for task in known])
     new = np.array([features[name] for name in shared])
     scale = np.vstack([table, new]).std(axis=0)
     apart = ((table - new) / np.where(scale > 0, scale, 1.0)) ** 2
     squares = apart.mean(axis=1)
-    weights = np.exp(-squares / max(2 * squares.mean(), 1e-12))
-    return {task.name: float(max(weight, _LEAST_WEIGHT)) for task, weight in zip(tasks, weights, strict=True)}
+    weights = np.maximum(np.exp(-squares / max(2 * squares.mean(), 1e-12)), _LEAST_WEIGHT)
+    similar = {task.name: float(weight) for task, weight in zip(known, weights, strict=True)}
+    return {task.name: similar.get(task.name, float(weights.mean())) for task in tasks}

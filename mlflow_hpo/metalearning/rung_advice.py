@@ -44,9 +44,10 @@ def rung_advice(history: History, weights: Mapping[str, float], max_resource: in
     """Return the cheapest rungs that would have found what is good on earlier tasks.
 
     On each task the trials count that were trained as far as the longest one, from 10 of them on: what a
-    scheduler had stopped does not say how it would have ended. A rung lies as far along their curves as it
-    would along the new ones. Good is what at most 2 % of a task's trials end better than; where no rungs find
-    that, those are returned that come closest. Of what costs the same the first rung that lies higher.
+    scheduler had stopped does not say how it would have ended. Tasks are left out of which nothing is known
+    before half of a training. A rung lies as far along their curves as it would along the new ones. Good is
+    what at most 2 % of a task's trials end better than; where no rungs find that, those are returned that
+    come closest. Of what costs the same the first rung that lies higher.
 
     Args:
         history: what was tried.
@@ -70,7 +71,9 @@ def rung_advice(history: History, weights: Mapping[str, float], max_resource: in
     known = [
         (weights[task.name], curves)
         for task in history.tasks
-        if weights.get(task.name, 0.0) > 0 and len(curves := _whole(task)) >= _ENOUGH
+        if weights.get(task.name, 0.0) > 0
+        and len(curves := _whole(task)) >= _ENOUGH
+        and all(curve[0][0] <= curve[-1][0] / 2 for curve in curves)
     ]
     trials = sum(len(curves) for _, curves in known)
     importance = np.array([weight for weight, _ in known])

@@ -6,13 +6,11 @@ import math
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Container, Mapping, Sequence
-from functools import cached_property
 from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 from scipy.special import log_ndtr
-from threadpoolctl import ThreadpoolController
 
 from mlflow_hpo.checks import whole_number
 from mlflow_hpo.searchers.base import Searcher
@@ -20,6 +18,7 @@ from mlflow_hpo.searchers.belief import Belief, Places
 from mlflow_hpo.searchers.encoding import Array, Encoding
 from mlflow_hpo.searchers.prior import Prior
 from mlflow_hpo.searchers.sobol import SobolSearcher
+from mlflow_hpo.searchers.threads import one_thread
 from mlflow_hpo.space import Config, SearchSpace
 
 _BEST = 200  # the model sees that many losses of the best trials, ...
@@ -74,10 +73,11 @@ class FreezeThawSearcher(Searcher):
     2 they are forgotten, and so are all trials that they brought about: the search goes on as the one that
     never had a history, and finds what lies far from all that was good before.
 
-    When the first four have reached the first level, their losses there are compared with what the earlier
-    tasks lead to expect. If they clearly agree (the weighted mean of Spearman's correlations is above 0.3),
-    the model is asked at once, and the others of the first `n_startup` wait until the history is forgotten.
-    If all of them do not agree at all (it is not above 0), the history misleads, and is forgotten at once.
+    When the first four have reached the first level, or failed, their losses there are compared with what
+    the earlier tasks lead to expect. If they clearly agree (the weighted mean of Spearman's correlations is
+    above 0.3), the model is asked at once, and the others of the first `n_startup` wait until the history is
+    forgotten. If all of them do not agree at all (it is not above 0), the history misleads, and is forgotten
+    at once.
 
     Args:
         n_startup: configurations before the model proposes.
@@ -175,14 +175,15 @@ class FreezeThawSearcher(Searcher):
             insort(self._ranked, (loss, trial_id))
             if self._informed and self._has_served:
                 self._forget()
-            elif self._informed and level == 0 and trial_id in self._unasked:
-                self._compare_with_history()
+            elif level == 0:
+                self._compare_with_history(trial_id)
 
     def complete(self, trial_id: int) -> None:
         """Count the trial as no longer pending."""
+        self._pending.pop(trial_id, None)
         if self._reached[trial_id] == 0 and trial_id not in self.given_up:
             self._barren[trial_id] = None
-        self._pending.pop(trial_id, None)
+            self._compare_with_history(trial_id)
 
     def fail(self, trial_id: int) -> None:
         """Count a trial that never reached a level as the worst."""
@@ -196,16 +197,21 @@ class FreezeThawSearcher(Searcher):
         whole = any(reached == len(self._levels) for reached in self._reached.values())
         return trainings >= _INFORMED or (trainings >= 1 and whole)
 
-    def _compare_with_history(self) -> None:
-        """See whether the first losses rank as earlier tasks lead to expect.
+    def _compare_with_history(self, latest: int) -> None:
+        """See whether the first losses, of `latest` too, rank as earlier tasks lead to expect.
 
-        Those of trials that the model proposed lie close together, where ranks say little.
+        Those of trials that the model proposed lie close together, where ranks say little. Trials that failed
+        before they had any rank last.
         """
+        if not self._informed or latest not in self._unasked:
+            return
         keys = [key for key in self._at_level if key[1] == 0 and key[0] in self._unasked]
+        keys += [(trial, 0) for trial in self._barren if trial in self._unasked]
         if len(keys) < _FEW or len(keys) not in (_FEW, self._n_startup):
             return
-        losses = np.array([self._at_level[key] for key in keys])
-        agreement = self._belief.agreement(self._places(keys), losses)
+        losses = np.array([self._at_level.get(key, math.inf) for key in keys])
+        with one_thread():
+            agreement = self._belief.agreement(self._places(keys), losses)
         self._rest_waits = agreement > _CLEARLY
         if len(keys) == self._n_startup and agreement <= 0:
             self.misled = True
@@ -254,8 +260,7 @@ class FreezeThawSearcher(Searcher):
         """
         if may_start and not self._asks_model:
             return [(None, None)]
-        # the matrices are small and the trainings want the cores; besides, more threads round differently
-        with self._threads.limit(limits=1):
+        with one_thread():
             return self._promising(paused, may_start=may_start)
 
     @property
@@ -284,10 +289,6 @@ class FreezeThawSearcher(Searcher):
         if self._spread == 1:
             return self.space.from_unit([0.5] * len(self.space))
         return self._sobol.suggest(self._spread - 1)
-
-    @cached_property
-    def _threads(self) -> ThreadpoolController:
-        return ThreadpoolController()  # looks for the libraries that are loaded by now
 
     def _promising(self, paused: Sequence[int], *, may_start: bool) -> list[_Choice]:
         losses = self._teach()

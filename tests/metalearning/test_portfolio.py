@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from mlflow_hpo import History, SearchSpace
 from mlflow_hpo.metalearning.features import task_features
@@ -68,8 +69,28 @@ def test_a_similar_task_counts_more():
 
 
 def test_without_common_features_all_tasks_count_the_same():
-    records = tried("one", 0.1, features={"rows": 2.0}) + tried("other", 0.9)
-    assert set(portfolio(records, {"rows": 2.0}).weights.values()) == {0.5}
+    records = tried("one", 0.1, features={"rows": 2.0}) + tried("other", 0.9, features={"columns": 3.0})
+    assert set(portfolio(records, {"rows": 2.0, "columns": 3.0}).weights.values()) == {0.5}
+    assert set(portfolio(records, {"words": 2.0}).weights.values()) == {0.5}
+
+
+def test_tasks_without_features_count_as_much_as_the_others_do_on_average():
+    records = tried("small", 0.1, features={"rows": 2.0}) + tried("large", 0.9, features={"rows": 6.0})
+    plain = tried("plain", 0.5) + tried("words", 0.5, features={"words": 3.0})
+    without = portfolio(records, {"rows": 2.1}).weights
+    weights = portfolio(records + plain, {"rows": 2.1}).weights
+    assert weights["small"] / weights["large"] == pytest.approx(without["small"] / without["large"])
+    assert weights["plain"] == weights["words"] == pytest.approx(0.25)
+
+
+def test_how_many_threads_there_are_changes_nothing():
+    records = tried("one", 0.3, count=90) + tried("other", 0.6, count=90)
+
+    def losses(threads):
+        with threadpool_limits(threads):
+            return portfolio(records).prior((1, 3, 9)).coefficients.tolist()
+
+    assert losses(1) == losses(2) == losses(4)
 
 
 def test_curves_that_were_stopped_early_count_for_what_they_promise():

@@ -77,6 +77,13 @@ def test_no_rung_lies_before_the_first_known_epoch():
     assert advised(history(parallel, epochs=(81,))) is None
 
 
+def test_a_task_of_which_only_the_end_is_known_takes_no_advice_away():
+    whole = history(crossing)
+    records = [{"task": "plain", "config": {"x": x / 40}, "curve": [[81, x]]} for x in range(40)]
+    both = History([*whole.tasks, *History.from_records(records, mode="min").tasks], mode="min")
+    assert advised(both) == advised(whole) is not None
+
+
 def test_what_was_stopped_or_failed_or_is_too_little_says_nothing():
     rng = np.random.default_rng(0)
     records = [

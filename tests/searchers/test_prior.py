@@ -114,6 +114,23 @@ def test_a_history_that_the_first_losses_contradict_is_forgotten_at_once():
     assert not any(step(optimizer, best=(0.7, 0.2)).config in tried for _ in range(8))
 
 
+@pytest.mark.parametrize("scheduler", ["freeze_thaw", "asha", "full"])
+def test_a_history_whose_best_fails_is_forgotten_at_once(scheduler):
+    """What was best before takes more memory than there is now."""
+    history = plane_history((0.9, 0.3), (0.85, 0.25))
+    optimizer = search(history, epochs=0, scheduler=scheduler)
+    while optimizer.searcher._informed:
+        job = optimizer.ask()
+        if job.config["x"] > 0.6:
+            optimizer.fail(job.trial_id, "out of memory")
+        else:
+            for epoch in range(job.start + 1, job.stop + 1):
+                optimizer.report(job.trial_id, epoch, loss(job.config, epoch, (0.2, 0.3)))
+            optimizer.complete(job.trial_id)
+    assert optimizer.misled
+    assert len(optimizer.trials) == 6
+
+
 def test_after_a_contradiction_the_search_is_the_one_without_history():
     def jobs(history, count):
         optimizer = search(history, epochs=0, max_resource=81)
