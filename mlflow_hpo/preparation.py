@@ -15,6 +15,7 @@ from mlflow_hpo.config import StudyConfig
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.launchers.base import Trainable
 from mlflow_hpo.launchers.project_contract import Project
+from mlflow_hpo.metalearning.begun import Begun, begun
 from mlflow_hpo.metalearning.warm_start import WarmStart
 from mlflow_hpo.optimizer import Optimizer
 from mlflow_hpo.tracking.environment import environment
@@ -83,19 +84,28 @@ def make_optimizer(config: StudyConfig, warm_start: WarmStart | None = None) -> 
     )
 
 
-def mined_warm_start(config: StudyConfig, facts: Mapping[str, str]) -> WarmStart | None:
-    """Ask MLflow for the history, where the user wants that."""
+def mined_warm_start(config: StudyConfig, facts: Mapping[str, str], own: str = "") -> WarmStart | None:
+    """Ask MLflow for the history, where the user wants that; `own` is the study's run id if it has one."""
     if not config.warm_start:
         return None
-    return WarmStart.mined(
-        config.warm_start,
-        metric=config.metric.name,
-        mode=config.metric.mode,
-        space=config.space,
-        max_resource=config.max_resource,
-        facts=facts,
-        rules=config.warm_start_rules,
-    )
+    return WarmStart.mined(config.warm_start, **_asking(config, facts), own=own)
+
+
+def begun_warm_start(config: StudyConfig, facts: Mapping[str, str], run_id: str) -> Begun:
+    """Ask MLflow for the history that the study with the parent run `run_id` began with."""
+    return begun(run_id, config.warm_start, **_asking(config, facts))
+
+
+def _asking(config: StudyConfig, facts: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a study says of itself where it asks for a history."""
+    return {
+        "metric": config.metric.name,
+        "mode": config.metric.mode,
+        "space": config.space,
+        "max_resource": config.max_resource,
+        "facts": facts,
+        "rules": config.warm_start_rules,
+    }
 
 
 def parent_run(
@@ -140,7 +150,7 @@ def parent_run(
             "space.json": json.dumps(config.space.to_dict(), indent=2),
             "data.json": json.dumps(dict(facts), indent=2),
             **environment(code_of(train), threads),
-            **({} if warm_start is None else {"warm_start.json": warm_start.to_json()}),
+            **({} if warm_start is None else warm_start.artifacts()),
         },
         "data": data_input(facts),
     }

@@ -142,6 +142,7 @@ class Recording:
         trials: by trial id.
         steps: of its progress metrics that are written.
         epochs, seconds, gpu_hours: spent.
+        looked: whether it looked for what earlier runs taught, and found something or not.
     """
 
     run_id: str
@@ -152,3 +153,4 @@ class Recording:
     epochs: int = 0
     seconds: float = 0.0
     gpu_hours: float = 0.0
+    looked: bool = False

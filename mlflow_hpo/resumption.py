@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mlflow_hpo.bookkeeper import Bookkeeper
@@ -49,11 +49,24 @@ class Resumption:
     def __init__(self, recording: Recording, config: StudyConfig) -> None:
         self.recording = recording
         self.live = False
+        self._artifacts: dict[str, str | bytes] = {}
+        self._notes: list[str] = []
         self._changes = changes(StudyConfig.parse(recording.keys), config)
         if self._changes.keys().isdisjoint(OF_SEARCH):
             self._remembered = remembered(recording.tags)
         else:  # a trial without params was killed before it began, and has nothing to teach
             self._remembered = {trial_id for trial_id, trial in recording.trials.items() if trial.texts}
+
+    def also(self, artifacts: Mapping[str, str | bytes], notes: Iterable[str]) -> None:
+        """Let the parent run have more artifacts when the study goes live, and the user be told more."""
+        self._artifacts.update(artifacts)
+        self._notes.extend(notes)
+
+    def renewed(self, recording: Recording, config: StudyConfig) -> Resumption:
+        """Return the same for a newer recording."""
+        newer = Resumption(recording, config)
+        newer.also(self._artifacts, self._notes)
+        return newer
 
     def begin(
         self,
@@ -106,7 +119,7 @@ class Resumption:
         books.go_on_from(self.recording)
         resumes = int(tags.get(RESUMES, "0")) + 1
         settings = settings_path(resumes)
-        tracker.log_first({settings: as_yaml(config.to_dict())})
+        tracker.log_first({**self._artifacts, settings: as_yaml(config.to_dict())})
         changed = json.loads(tags.get(CHANGED, "{}")) | {key: now for key, (_, now) in self._changes.items()}
         tracker.go_live(
             {RESUMES: str(resumes), CHANGED: _fitting(changed, settings), **remembered_tags(self._remembered)}
@@ -117,6 +130,7 @@ class Resumption:
             f"resumed: {len(ledger.trials)} trials and {ledger.epochs} epochs are done, "
             f"{len(ledger.running)} of them go on",
             *(f"{key} was {was!r:.100}, is now {now!r:.100}" for key, (was, now) in self._changes.items()),
+            *self._notes,
         ]
 
 
@@ -130,11 +144,14 @@ def _fitting(changed: Mapping[str, Any], settings: str) -> str:
 
 def resumed_keys(recording: Recording, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of a study that goes on: as recorded, but where the user says otherwise."""
-    given = dict(given)
-    if recording.keys.get("warm_start"):
-        for key in _OF_HISTORY:  # that stays
-            given.pop(key, None)
-    return {**recording.keys, **given}
+    stays = _OF_HISTORY if recording.looked else ()  # also where it found nothing
+    return {**recording.keys, **{key: value for key, value in given.items() if key not in stays}}
+
+
+def overruled(recording: Recording, given: Mapping[str, Any]) -> list[str]:
+    """Return in words which of the keys that the user gives a study that goes on does not take."""
+    keys = [key for key in _OF_HISTORY if recording.looked and given.get(key)]
+    return [f"{', '.join(keys)}: the study keeps the history that it began with"] if keys else []
 
 
 def changes(before: StudyConfig, now: StudyConfig) -> dict[str, tuple[Any, Any]]:

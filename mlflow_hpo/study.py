@@ -23,10 +23,16 @@ from mlflow_hpo.launchers.project_contract import Project
 from mlflow_hpo.metalearning.warm_start import WarmStart
 from mlflow_hpo.notes import Notes
 from mlflow_hpo.optimizer import BestTrial
-from mlflow_hpo.preparation import describe, make_optimizer, mined_warm_start, parent_run
+from mlflow_hpo.preparation import (
+    begun_warm_start,
+    describe,
+    make_optimizer,
+    mined_warm_start,
+    parent_run,
+)
 from mlflow_hpo.recording import Recording
 from mlflow_hpo.reporting import Reporting
-from mlflow_hpo.resumption import Resumption, check_task, resumed_keys
+from mlflow_hpo.resumption import Resumption, check_task, overruled, resumed_keys
 from mlflow_hpo.scratch import scratch_folder
 from mlflow_hpo.search_loop import GOAL_REACHED, SearchLoop
 from mlflow_hpo.signals import interruptible
@@ -84,7 +90,9 @@ class Study:
         if space is not None:
             given["space"] = space
         recording = read_recording(resume) if isinstance(resume, str) else resume
+        notes: list[str] = []
         if recording is not None:
+            notes = overruled(recording, given)
             given = resumed_keys(recording, given)
         self._take_over = take_over
         self._source = dict(source or {})
@@ -124,10 +132,14 @@ class Study:
         self._facts = describe(train, config)
         if recording is not None and isinstance(train, Described):
             check_task(recording, self._facts["data"])
-        self._warm_start = mined_warm_start(config, self._facts)
+        self._warm_start: WarmStart | None = None
         self._origins: dict[Any, str] = {}  # task and run of what was good before, by configuration
-        if self._warm_start is not None:
-            self._begin_with(self._warm_start)
+        if self._resumption is None:
+            self._look(config)
+        elif self._resumption.recording.looked:
+            self._go_on_with(self._resumption, notes)
+        elif (found := self._look(config, self._resumption.recording.run_id)) is not None:
+            self._resumption.also(found.artifacts(), [f"warm start: {found}"])
         self._voice = Voice(listener, muted=recording is not None)
         self._begun = False
         self._open = threading.Event()  # its parent run is there
@@ -247,7 +259,7 @@ class Study:
             self._tracker = Tracker.resume(recording, take_over=self._take_over, source=self._source)
             newer = self._tracker.recording
             if newer is not None and newer is not recording:
-                self._resumption = Resumption(newer, self.config)
+                self._resumption = self._resumption.renewed(newer, self.config)
         self._books = Bookkeeper(
             *(self.config, self.optimizer, self._tracker),
             slots=len(self._launcher.slots),
@@ -303,10 +315,24 @@ class Study:
             raise KeyboardInterrupt
         return self.best
 
+    def _look(self, config: StudyConfig, own: str = "") -> WarmStart | None:
+        """Look for a history where the user wants that, and record which studies it comes from."""
+        found = mined_warm_start(config, self._facts, own)
+        if found is not None:
+            self.config = self.config.model_copy(update={"warm_start": found.studies})
+            self._begin_with(found)
+        return found
+
+    def _go_on_with(self, resumption: Resumption, notes: list[str]) -> None:
+        """Take the history that the study began with; `notes` are to be told besides."""
+        known = begun_warm_start(self.config, self._facts, resumption.recording.run_id)
+        resumption.also(known.artifacts, [*notes, *known.notes])
+        self._begin_with(known.warm_start)
+
     def _begin_with(self, warm_start: WarmStart) -> None:
-        """Let the optimizer know the history, and record which studies it comes from."""
+        """Let the optimizer know the history."""
+        self._warm_start = warm_start
         self._origins = warm_start.origins()
-        self.config = self.config.model_copy(update={"warm_start": warm_start.studies})
         self.optimizer = make_optimizer(self.config, warm_start)
 
     def _tell_choices(self) -> None:

@@ -1,8 +1,7 @@
-"""Warm start: the history that a new study begins with, and what it says of it."""
+"""Warm start: the history that a study begins with, and what it says of it."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,12 +9,14 @@ from typing import Any
 
 from mlflow_hpo.metalearning.features import task_features
 from mlflow_hpo.metalearning.history import History, counted
-from mlflow_hpo.metalearning.mining import RUNS
+from mlflow_hpo.metalearning.kept import KEPT, digest, kept
+from mlflow_hpo.metalearning.mining import RUNS, mine
 from mlflow_hpo.metalearning.portfolio import Entry, Portfolio, config_key
 from mlflow_hpo.metalearning.rules import Rules
 from mlflow_hpo.metalearning.rung_advice import RungAdvice, rung_advice
 from mlflow_hpo.space import SearchSpace
 
+RECORD = "warm_start.json"  # artifact of the parent run
 _SHOWN = 10  # configurations that the record of a warm start holds
 
 
@@ -48,6 +49,7 @@ class WarmStart:
         max_resource: int,
         facts: Mapping[str, str],
         rules: Rules,
+        own: str = "",
     ) -> WarmStart:
         """Mine MLflow.
 
@@ -57,21 +59,33 @@ class WarmStart:
             metric, mode, space, max_resource: of the new study.
             facts: what the training says of its data.
             rules: how earlier runs are read.
+            own: run id of the study if it has one; it is none of its own sources.
 
         Raises:
             ConfigError: there is no such experiment, study or plain run.
             StudyError: the store cannot be used.
         """
         chosen = None if "auto" in sources else tuple(sources)
-        history = History.from_mlflow(
-            chosen, metric=metric, mode=mode, space=space, rename=rules.rename, task=rules.task
-        )
+        history = mine(chosen, metric=metric, mode=mode, space=space, rules=rules, own=own)
+        return cls.of(history, chosen, space=space, max_resource=max_resource, facts=facts)
+
+    @classmethod
+    def of(
+        cls,
+        history: History,
+        sources: tuple[str, ...] | None,
+        *,
+        space: SearchSpace,
+        max_resource: int,
+        facts: Mapping[str, str],
+    ) -> WarmStart:
+        """Return what a history, asked for in `sources`, says to a study; the others are as in `mined`."""
         features = task_features(facts)
         if not history:
-            return cls(history, None, features, chosen)
+            return cls(history, None, features, sources)
         portfolio = Portfolio(history, space, features)
         advice = rung_advice(history, portfolio.weights, max_resource)
-        return cls(history, portfolio, features, chosen, advice)
+        return cls(history, portfolio, features, sources, advice)
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -97,15 +111,22 @@ class WarmStart:
             f"in {where} say what to try{left_out}"
         )
 
+    def artifacts(self) -> dict[str, str | bytes]:
+        """Return what the parent run keeps of it: `to_json`, and the history for when the study goes on."""
+        found: dict[str, str | bytes] = {RECORD: self.to_json()}
+        if (content := kept(self.history, self.sources)) is not None:
+            found[KEPT] = content
+        return found
+
     def to_json(self) -> str:
-        """Return it as the artifact of a study: what was known, and what is to be tried first, and why."""
+        """Return it as the record of a study: what was known, and what is to be tried first, and why."""
         weights = {} if self.portfolio is None else self.portfolio.weights
         return json.dumps(
             {
                 "sources": "auto" if self.sources is None else list(self.sources),
                 "studies": list(self.history.studies),
                 "runs": list(self.history.runs),
-                "sha256": self._digest(),
+                "sha256": digest(self.history),
                 "features": dict(self.features),
                 "rungs": None if self.rungs is None else asdict(self.rungs),
                 "configurations": [_plain(entry) for entry in self.entries[:_SHOWN]],
@@ -122,14 +143,6 @@ class WarmStart:
             },
             indent=2,
         )
-
-    def _digest(self) -> str:
-        """Return what two histories have in common only if they are the same."""
-        plain = [
-            [task.name, [[trial.run_id, config_key(trial.config), trial.curve] for trial in task.trials]]
-            for task in self.history.tasks
-        ]
-        return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
 
 
 def _listed(sources: Sequence[str]) -> str:

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import mlflow
 from mlflow.entities import Run
@@ -18,8 +17,8 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow_hpo.errors import StudyError
 from mlflow_hpo.metalearning.cache import Cache
 from mlflow_hpo.metalearning.mined import DAMAGED
+from mlflow_hpo.metalearning.places import Places
 from mlflow_hpo.patience import impatient
-from mlflow_hpo.tracking.artifacts import reach_artifacts
 from mlflow_hpo.tracking.connect import ask
 from mlflow_hpo.tracking.history import HISTORY, SCHEMA, WRITTEN
 
@@ -38,7 +37,8 @@ class Written:
 def written(studies: Sequence[Run], cache: Cache) -> Generator[Written | Exception, None, None]:
     """Yield what each of the studies wrote down, in their order.
 
-    Where it cannot be read that is a StudyError; where it is not whole, one of `DAMAGED`. Nothing is raised.
+    Where it cannot be read that is a StudyError, a PlaceAwayError where that was not tried any more; where it
+    is not whole, one of `DAMAGED`. Nothing is raised.
 
     Args:
         studies: parent runs with the tag `WRITTEN`.
@@ -48,14 +48,14 @@ def written(studies: Sequence[Run], cache: Cache) -> Generator[Written | Excepti
     with impatient():
         known = [_remembered(study, cache) for study in studies]
         unknown = [study for study, found in zip(studies, known, strict=True) if found is None]
-        reached: set[str] = set()
+        places = Places()
         pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="mlflow-hpo-history")
         try:
             # the first one alone: clients of stores are made on the way, which threads must not do together
             fetched = (
                 found
                 for part in (unknown[:1], unknown[1:])
-                for found in pool.map(lambda study: _fetched(study, uri, reached), part)
+                for found in pool.map(lambda study: _fetched(study, uri, places), part)
             )
             for study, found in zip(studies, known, strict=True):
                 if found is not None:
@@ -90,27 +90,29 @@ def _remembered(study: Run, cache: Cache) -> Written | None:
         return None
 
 
-def _fetched(study: Run, uri: str, reached: set[str]) -> Written | Exception:
+def _fetched(study: Run, uri: str, places: Places) -> Written | Exception:
     """Read the artifacts of a study.
 
     Args:
         study: the parent run.
         uri: of the tracking store.
-        reached: places of artifact stores that answered; one more is added.
+        places: which artifact stores answer.
     """
     location = study.info.artifact_uri
-    place = "{0.scheme}://{0.netloc}".format(urlsplit(location))
+    cannot_read = f"artifact store: cannot read {{}} of run {study.info.run_id}"
     try:
-        if place not in reached:
-            reach_artifacts(location)
-            reached.add(place)
-        repository = get_artifact_repository(location, tracking_uri=uri)
+        places.reach(location)
+        repository = ask(cannot_read.format(HISTORY), get_artifact_repository, location, tracking_uri=uri)
         read = {}
         with tempfile.TemporaryDirectory() as folder:
             for path in (HISTORY, _FACTS):
-                problem = f"artifact store: cannot read {path} of run {study.info.run_id}"
-                file = ask(problem, repository.download_artifacts, path, folder)
+                try:
+                    file = ask(cannot_read.format(path), repository.download_artifacts, path, folder)
+                except StudyError:
+                    places.not_read(location, repository)
+                    raise
                 read[path] = json.loads(Path(file).read_text(encoding="utf-8"))
+        places.read(location)
         if read[HISTORY]["schema"] != SCHEMA:
             raise ValueError("of another version")
         return _whole(study, read[_FACTS], read[HISTORY]["trials"])

@@ -10,7 +10,7 @@ FINAL_ERRORS = frozenset(
     {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "PERMISSION_DENIED"}
 )
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds
-_PASSING = (408, 409, 429, 499)  # HTTP statuses that say nothing against the request itself
+PASSING = (408, 409, 429, 499)  # HTTP statuses that say nothing against the request itself
 _CONNECTION = ("OperationalError", "InterfaceError", "InternalError", "TimeoutError")  # of SQLAlchemy
 
 
@@ -29,7 +29,7 @@ def is_outage(error: BaseException) -> bool:
         if type(error.__cause__).__name__ in _CONNECTION:
             return True
         status: int = error.get_http_status_code()
-        return status >= 500 or status in _PASSING
+        return status >= 500 or status in PASSING
     return isinstance(error, OSError) or type(error).__name__ in _CONNECTION
 
 

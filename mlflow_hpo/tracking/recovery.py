@@ -24,6 +24,7 @@ from mlflow_hpo.steps import Point
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
 from mlflow_hpo.tracking.connect import ask, connect
 from mlflow_hpo.tracking.curves import Curve, Reading, written_curves
+from mlflow_hpo.tracking.reader import settings
 from mlflow_hpo.tracking.runs import PAGE, check_study, found_run, trial_runs
 from mlflow_hpo.tracking.spool import spool_folder
 from mlflow_hpo.tracking.summary import OURS, SYSTEM
@@ -86,6 +87,7 @@ def read_recording(run_id: str) -> Recording:
         epochs=int(metrics.get("epochs_spent", 0)),
         seconds=metrics.get("seconds_spent", 0.0),
         gpu_hours=metrics.get("gpu_hours_spent", 0.0),
+        looked=bool(keys.get("warm_start")) or "hpo.warm_start" in settings(parent),
     )
 
 

@@ -143,7 +143,7 @@ class Tracker:
         name: str | None,
         tags: Mapping[str, str],
         params: Mapping[str, str],
-        artifacts: Mapping[str, str],
+        artifacts: Mapping[str, str | bytes],
         data: DatasetInput | None = None,
         source: Mapping[str, str] | None = None,
     ) -> Tracker:
@@ -155,7 +155,7 @@ class Tracker:
             name: name of the parent run; None to let MLflow choose.
             tags: tags of the parent run.
             params: params of the parent run.
-            artifacts: texts for the parent run's artifacts, path -> content. They are written before any
+            artifacts: the parent run's first artifacts, path -> content. They are written before any
                 trial starts, which shows that the artifact store can be written.
             data: what is trained on, if that is known.
             source: tags of every run that say where the training code is from, where it is not this process.
@@ -212,8 +212,8 @@ class Tracker:
             parent = ask(_cannot_write(), client.get_run, recording.run_id)
         return cls(client, parent, _context(source), lease, recording, adopted)
 
-    def log_first(self, artifacts: Mapping[str, str]) -> None:
-        """Write texts to the parent run before anything else, which shows that its artifacts can be written.
+    def log_first(self, artifacts: Mapping[str, str | bytes]) -> None:
+        """Write artifacts of the parent run before anything else, which shows that they can be written.
 
         Raises:
             StudyError: they cannot.
@@ -221,8 +221,8 @@ class Tracker:
         check_writable(self.artifact_uri, self.tracking_uri)
         problem = f"artifact store: cannot write to {public_uri(self.artifact_uri)}"
         with impatient():
-            for path, text in artifacts.items():
-                ask(problem, self._log_text, path, text)
+            for path, content in artifacts.items():
+                ask(problem, self._log_text, path, content)
 
     def go_live(self, tags: Mapping[str, str]) -> None:
         """Write what a resumed study is, as far as its runs do not say so; from now on nothing is held back.
@@ -473,10 +473,10 @@ class Tracker:
     def _checkpoints(self, location: str) -> ArtifactCheckpoints:
         return ArtifactCheckpoints(location, self.tracking_uri)
 
-    def _log_text(self, path: str, text: str) -> None:
+    def _log_text(self, path: str, content: str | bytes) -> None:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / Path(path).name
-            file.write_text(text, encoding="utf-8")
+            file.write_bytes(content.encode() if isinstance(content, str) else content)
             parent = str(Path(path).parent)
             self._log_file(file, None if parent == "." else parent)
 
