@@ -26,8 +26,8 @@ def cache_folder() -> Path | None:
 class Cache:
     """One text for each run, with the state of the run that it belongs to.
 
-    A cache that cannot be used, for whatever reason, is the same as an empty one, and a file that turns out to
-    be damaged is replaced by an empty one. What is put into it is written when the context ends.
+    A cache that cannot be used, for whatever reason, is the same as an empty one; a file that turns out to be
+    damaged is replaced by an empty one. What is put into it is written when the context ends.
 
     Args:
         store: whose runs these are, such as a tracking URI; only its digest is written down.
