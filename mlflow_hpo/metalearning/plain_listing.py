@@ -31,7 +31,7 @@ _METRIC = re.compile(r"[\w.\- :/]+")  # what MLflow takes for a metric's name
 _STATUSES = ("FINISHED", "FAILED")
 _LATE = 3_600_000  # milliseconds: a run may be seen so long after it ended by the clock of its machine
 _DAY = 86_400_000  # milliseconds; then an experiment is listed anew, for what no time tells of
-_LATEST = 500  # runs that are listed whatever is remembered: most often they are all
+_LATEST = 250  # runs that are listed whatever is remembered: most often they are all
 _SCHEMA = "1"
 
 
@@ -106,9 +106,9 @@ class PlainListing:
     Runs that lack a param of the space come only from among the latest 1,000, so that they can be told of; of
     a server that is full of other things not all is transferred.
 
-    Of experiments that were listed less than a day ago the latest 500 runs are listed anew, and of the others
+    Of experiments that were listed less than a day ago the latest 250 runs are listed anew, and of the others
     those that began or ended since then. So what is remembered of a run may be out of date, until it is
-    confirmed; and of more than 500 runs some may be missed for a day: one that began before and whose end was
+    confirmed; and of more than 250 runs some may be missed for a day: one that began before and whose end was
     entered without a time, or was restored, or has the metric only since after its end. Where nothing is left
     of what is remembered, another store has taken the place of the one that was known, and all is listed.
 

@@ -82,7 +82,7 @@ def plain_runs(
     others evenly spread over the rest. Curves are read of 100 of a task; the others have only their last
     value.
 
-    Which runs there are is remembered for a day: the next time the latest 500 are listed again, and of the
+    Which runs there are is remembered for a day: the next time the latest 250 are listed again, and of the
     others only those are asked for that began or ended since then, and those that are used, so that what was
     deleted or changed is not.
 
