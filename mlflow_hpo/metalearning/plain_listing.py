@@ -1,4 +1,4 @@
-"""Which plain runs there are: listed from several spans of time at once, and then only what is new."""
+"""Which plain runs there are: listed from several spans of time at once, then the latest and what is new."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -30,7 +30,8 @@ _UNUSED = "1.5e308"  # a value that no run has
 _METRIC = re.compile(r"[\w.\- :/]+")  # what MLflow takes for a metric's name
 _STATUSES = ("FINISHED", "FAILED")
 _LATE = 3_600_000  # milliseconds: a run may be seen so long after it ended by the clock of its machine
-_WEEK = 7 * 86_400_000  # milliseconds; then an experiment is listed anew, for what was entered with old times
+_DAY = 86_400_000  # milliseconds; then an experiment is listed anew, for what no time tells of
+_LATEST = 250  # runs that are listed whatever is remembered: most often they are all
 _SCHEMA = "1"
 
 
@@ -103,13 +104,17 @@ class PlainListing:
     """The plain runs of some experiments that have a metric and a param of a space.
 
     Runs that lack a param of the space come only from among the latest 1,000, so that they can be told of; of
-    a server that is full of other things not all is transferred. Of an experiment that was listed less than a
-    week ago only what ended since then is asked for; so that what is remembered of a run may be out of date,
-    until it is confirmed.
+    a server that is full of other things not all is transferred.
+
+    Of experiments that were listed less than a day ago the latest 250 runs are listed anew, and of the others
+    those that began or ended since then. So what is remembered of a run may be out of date, until it is
+    confirmed; and of more than 250 runs some may be missed for a day: one that began before and whose end was
+    entered without a time, or was restored, or has the metric only since after its end. Where nothing is left
+    of what is remembered, another store has taken the place of the one that was known, and all is listed.
 
     Args:
         client: of the store.
-        experiments: their ids.
+        experiments: name by id.
         metric: its name.
         space: what the params are from.
         rules: what they may be called, and what tells a task.
@@ -122,7 +127,7 @@ class PlainListing:
     def __init__(
         self,
         client: MlflowClient,
-        experiments: Iterable[str],
+        experiments: Mapping[str, str],
         metric: str,
         space: SearchSpace,
         rules: Rules,
@@ -140,13 +145,15 @@ class PlainListing:
         if not _METRIC.fullmatch(metric):
             return
         asked: dict[str, int] = {}  # when known experiments were asked for the last time
+        self._names = experiments
         for experiment in experiments:
             self._listed[experiment] = self._begin
             if (at := self._remember(experiment)) is not None:
                 asked[experiment] = at
         new = [experiment for experiment in self._listed if experiment not in asked]
-        self._look(new, None)
-        self._look(list(asked), min(asked.values(), default=0) - _LATE)
+        if asked:
+            new.extend(self._renew(list(asked), min(asked.values()) - _LATE))
+        self._look(new)
 
     def __iter__(self) -> Iterator[PlainRun]:
         """Yield the runs, the latest first."""
@@ -157,12 +164,16 @@ class PlainListing:
         unsure = [run_id for run_id in run_ids if run_id not in self._sure]
         found = runs_by_id(self._client, list(self._listed), unsure)
         before = [self._runs[run_id] for run_id in unsure]
+        there = {run.info.experiment_id for run in found.values()}
+        strange = {run.experiment_id for run in before} - there  # of another store, as it seems
         for run_id in unsure:
             run = found.get(run_id)
             if run is not None and usable(run, self._metric):
                 self._add([run])
             else:
                 del self._runs[run_id]
+        self._forget(strange)
+        self._look(list(strange))
         return before == [self._runs.get(run_id) for run_id in unsure]
 
     def keep(self) -> None:
@@ -185,7 +196,7 @@ class PlainListing:
             runs = [PlainRun.remembered(kept) for kept in known["runs"]]
         except DAMAGED:
             return None
-        if not self._begin - _WEEK < listed <= asked <= self._begin:
+        if not self._begin - _DAY < listed <= asked <= self._begin:
             return None
         self._listed[experiment] = listed
         self._runs |= {run.run_id: run for run in runs}
@@ -193,7 +204,9 @@ class PlainListing:
 
     def _key(self, experiment: str) -> str:
         rules = [dict(self._rules.rename), self._rules.task]
-        told = json.dumps([experiment, self._metric, list(self._space), self._needed, rules])
+        told = json.dumps(
+            [experiment, self._names[experiment], self._metric, list(self._space), self._needed, rules]
+        )
         return f"plain runs {hashlib.sha256(told.encode()).hexdigest()}"
 
     def _add(self, runs: Iterable[Run]) -> None:
@@ -208,21 +221,77 @@ class PlainListing:
     def _needed(self) -> list[str]:
         return [name for name, parameter in self._space.items() if not parameter.when]
 
-    def _look(self, experiments: Sequence[str], since: int | None) -> None:
-        """Take the runs that ended since a time, None for all."""
-        if not experiments:
-            return
-        # a filter cannot ask whether there is a metric; unlike all other comparisons, != is true of NaN
+    @property
+    def _ended(self) -> list[str]:
+        """What a filter can ask of plain runs that have ended with the metric."""
+        # it cannot ask whether there is a metric; unlike all other comparisons, != is true of NaN
         has_metric = f"metrics.`{self._metric}` != {_UNUSED}"
         ended = [f"attributes.status != '{status}'" for status in ("RUNNING", "SCHEDULED", "KILLED")]
-        wide = [has_metric, *ended, "tags.`hpo.kind` IS NULL"]
-        if since is not None:
-            wide.append(f"attributes.end_time >= {since}")
+        return [has_metric, *ended, "tags.`hpo.kind` IS NULL"]
+
+    def _renew(self, experiments: Sequence[str], since: int) -> set[str]:
+        """Take the latest runs of known experiments, and of the others what began or ended since a time.
+
+        Returns:
+            those that have to be listed as new ones, as it is another store than the one that is known.
+        """
+        known = list(self._runs.values())
+        start = self._take_latest(experiments)
+        if start is None:  # that was all
+            self._listed |= dict.fromkeys(experiments, self._begin)
+            return set()
+        expected = {run.experiment_id for run in known if run.started >= start}
+        there = {run.experiment_id for run in known if run.started >= start and run.run_id in self._sure}
+        strange = set(experiments) - there if expected - there else set()
+        self._forget(strange)
+        others = [experiment for experiment in experiments if experiment not in strange]
+        if since < start:
+            self._look(others, [f"attributes.start_time >= {since}", f"attributes.start_time < {start}"])
+        began = f"attributes.start_time < {min(since, start)}"
+        self._look(others, [f"attributes.end_time >= {since}", began])
+        return strange
+
+    def _take_latest(self, experiments: Sequence[str]) -> int | None:
+        """Take the latest runs instead of those remembered; return since when they began, None for all."""
+        remembered = sorted((run.started for run in self._runs.values()), reverse=True)
+        start = remembered[_LATEST - 1] if len(remembered) >= _LATEST else None
+        filters = list(self._ended)
+        if start is not None:  # saves the server from sorting all
+            filters.append(f"attributes.start_time >= {start}")
+        latest = ask(
+            _PROBLEM, self._client.search_runs, list(experiments), " and ".join(filters), max_results=_LATEST
+        )
+        if latest.token:
+            start = (
+                latest[-1].info.start_time or 0
+            ) + 1  # of those that began with the last not all may be there
+        self._runs = {
+            run_id: run for run_id, run in self._runs.items() if start is not None and run.started < start
+        }
+        self._add(self._related(latest))
+        return start
+
+    def _forget(self, experiments: Collection[str]) -> None:
+        """Begin experiments anew."""
+        self._runs = {
+            run_id: run for run_id, run in self._runs.items() if run.experiment_id not in experiments
+        }
+        self._listed |= dict.fromkeys(experiments, self._begin)
+
+    def _related(self, runs: Iterable[Run]) -> Iterator[Run]:
+        """Yield the runs that have any param of the space; others are other things."""
+        known = {each for name in self._space for each in self._rules.names(name)}
+        return (run for run in runs if not known.isdisjoint(run.data.params))
+
+    def _look(self, experiments: Sequence[str], within: Sequence[str] = ()) -> None:
+        """Take the runs, or those of them that pass some filters."""
+        if not experiments:
+            return
+        wide = [*self._ended, *within]
         latest = ask(
             _PROBLEM, self._client.search_runs, list(experiments), " and ".join(wide), max_results=_PAGE
         )
-        known = {each for name in self._space for each in self._rules.names(name)}
-        self._add(run for run in latest if not known.isdisjoint(run.data.params))
+        self._add(self._related(latest))
         if latest.token:
             # a filter knows no OR: of a parameter that has several names it cannot ask
             sure = [name for name in self._needed if self._rules.names(name) == [name]]

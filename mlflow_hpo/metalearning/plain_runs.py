@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,10 +40,10 @@ class _Ended:
     task: str
     config: Config
 
-    def loss(self, sign: float) -> float:
-        """Return what sorts runs, the best first."""
-        last = logged_value(self.run.last)
-        return sign * last if math.isfinite(last) and not self.run.crashed else math.inf
+    def loss(self, sign: float, usual: float) -> float:
+        """Return what sorts runs, the best first; `usual` is the step at which those of the task end."""
+        sound = math.isfinite(logged_value(self.run.last)) and not _cut_short(self.run, self.run.step, usual)
+        return sign * self.run.last if sound else math.inf
 
 
 def plain_runs(
@@ -71,15 +72,19 @@ def plain_runs(
 
     Epochs are steps, moved up where they begin below 1. Where the values of a task's curves stand more than
     100 steps apart (the median), its steps count something else, and values are numbered instead. A step's
-    value is its last by time. A run whose last value is not finite has diverged, which is a failure.
+    value is its last by time.
+
+    A run whose last value is not finite has diverged, which is a failure. So has one come to nothing that
+    FAILED, unless its curve is as long as those of its task that FINISHED (their median): such a run had been
+    trained when it was stopped by hand, or its last upload failed.
 
     At most 1,000 runs are used, of the 50 latest tasks, and at most 250 of one: half of them the best, the
     others evenly spread over the rest. Curves are read of 100 of a task; the others have only their last
     value.
 
-    Which runs there are is remembered: the next time only those are asked for that ended since then, and
-    those that are used, so that what was deleted or changed is not. What was entered with times of the past
-    is seen within a week.
+    Which runs there are is remembered for a day: the next time the latest 250 are listed again, and of the
+    others only those are asked for that began or ended since then, and those that are used, so that what was
+    deleted or changed is not.
 
     Args:
         client: of the store.
@@ -173,12 +178,28 @@ def _picked(runs: Sequence[_Ended], most: int, sign: float) -> list[_Ended]:
     """Return the best runs, and others evenly spread over the rest, in the order that they have."""
     if len(runs) <= most:
         return list(runs)
-    order = sorted(runs, key=lambda each: (each.loss(sign), each.run.run_id))
+    usual = _usual_end((each.run, each.run.step, each.run.last) for each in runs)
+    order = sorted(runs, key=lambda each: (each.loss(sign, usual), each.run.run_id))
     best, rest = order[: most // 2], order[most // 2 :]
     others = most - len(best)
     spread = [rest[at * (len(rest) - 1) // max(others - 1, 1)] for at in range(others)]
     picked = {each.run.run_id for each in (*best, *spread)}
     return [each for each in runs if each.run.run_id in picked]
+
+
+def _usual_end(ended: Iterable[tuple[PlainRun, int, float]]) -> float:
+    """Return where the runs of a task end that FINISHED, infinity if none did.
+
+    Args:
+        ended: runs with the steps or epochs at which they end, and their values there.
+    """
+    finished = [end for run, end, value in ended if not run.crashed and math.isfinite(logged_value(value))]
+    return statistics.median(finished) if finished else math.inf
+
+
+def _cut_short(run: PlainRun, end: int, usual: float) -> bool:
+    """Whether a run crashed before its training was over, as far as the others of its task tell."""
+    return run.crashed and end < usual
 
 
 def _records(
@@ -189,16 +210,21 @@ def _records(
     skipped: Counter[str],
 ) -> Iterator[dict[str, Any]]:
     """Yield the records of a task's runs; those whose curves were not read have one value."""
+    known = []
     for each in runs:
         run = each.run
         curve = epochs.of(curves[run.run_id]) if run.run_id in curves else epochs.of_last(run)
         if curve is None:
             skipped["plain runs whose epochs are not known"] += 1
-            continue
+        else:
+            known.append((each, curve))
+    usual = _usual_end((each.run, *curve[-1]) for each, curve in known)
+    for each, curve in known:
+        end, value = curve[-1]
         yield {
             "task": task,
-            "run_id": run.run_id,
+            "run_id": each.run.run_id,
             "config": each.config,
             "curve": curve,
-            "failed": run.crashed or not math.isfinite(curve[-1][1]),
+            "failed": _cut_short(each.run, end, usual) or not math.isfinite(value),
         }

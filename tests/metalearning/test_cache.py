@@ -136,6 +136,48 @@ def test_a_damaged_file_begins_anew(cache, tmp_path):
         assert cache.get("run", "ended") == "again"
 
 
+@pytest.fixture
+def damaged(tmp_path):
+    """A cache of many texts whose file has lost all pages but the first two."""
+    with Cache("http://mlflow.example", tmp_path) as cache:
+        for number in range(500):
+            cache.put(f"run {number}", "ended", "text" * 50)
+    [file] = tmp_path.glob("*.db")
+    size = file.stat().st_size
+    assert size > 10 * 4096
+    with file.open("r+b") as opened:
+        opened.seek(2 * 4096)
+        opened.write(bytes(size - 2 * 4096))
+    return Cache("http://mlflow.example", tmp_path)
+
+
+def test_a_file_that_is_found_damaged_while_it_is_read_begins_anew(damaged):
+    with damaged:
+        assert [damaged.get(f"run {number}", "ended") for number in range(500)] == [None] * 500
+        damaged.put("run", "ended", "new")
+    with damaged:
+        assert damaged.get("run", "ended") == "new"
+        assert damaged.get("run 0", "ended") is None
+
+
+def test_a_file_that_is_found_damaged_while_it_is_written_begins_anew(damaged):
+    with damaged:
+        for number in range(500):
+            damaged.put(f"run {number}", "ended", "new")
+    with damaged:
+        assert [damaged.get(f"run {number}", "ended") for number in range(500)] == ["new"] * 500
+
+
+def test_what_replaced_a_damaged_file_already_is_kept(damaged, tmp_path):
+    other = Cache("http://mlflow.example", tmp_path)
+    with damaged:
+        with other:
+            other.get("run 7", "ended")
+            other.put("run 7", "ended", "of another process")
+        assert damaged.get("run 8", "ended") is None
+        assert damaged.get("run 7", "ended") == "of another process"
+
+
 def test_a_file_that_grew_too_large_begins_anew(cache, monkeypatch):
     monkeypatch.setattr("mlflow_hpo.metalearning.cache._LARGEST", 10)
     with cache:

@@ -153,7 +153,7 @@ def test_a_run_that_steps_unlike_its_task_is_left_out(store):
 
 
 def test_runs_that_failed_or_diverged_came_to_nothing(store):
-    crashed = logged(store, [(1, 0.5), (2, 0.4)], status="FAILED")
+    crashed = logged(store, [(1, 0.5)], status="FAILED")
     diverged = logged(store, [(1, 0.5), (2, NAN)])
     infinite = logged(store, [(1, 0.5), (2, math.inf)])
     never = logged(store, [(0, NAN)])
@@ -166,10 +166,48 @@ def test_runs_that_failed_or_diverged_came_to_nothing(store):
 
     failed = {trial.run_id: trial.failed for task in history.tasks for trial in task.trials}
     assert failed == {crashed: True, diverged: True, infinite: True, never: True, fine: False}
-    assert curves(history)[crashed] == ((1, 0.5), (2, 0.4))
+    assert curves(history)[crashed] == ((1, 0.5),)
     assert curves(history)[infinite] == curves(history)[diverged] == ((1, 0.5),)
     assert curves(history)[never] == ()
     assert history.skipped == {}
+
+
+@pytest.mark.parametrize("step", [1, 500])  # epochs, and batches
+def test_runs_that_failed_when_they_had_been_trained_count_as_any_other(store, step):
+    def run(values, status="FINISHED", experiment="plain"):
+        steps = [((at + 1) * step, value) for at, value in enumerate(values)]
+        return logged(store, steps, status=status, experiment=experiment)
+
+    for _ in range(2):
+        run([0.9, 0.8, 0.7])
+    run([0.9])  # stopped early
+    stopped = run([0.6, 0.5, 0.4], "FAILED")
+    went_on = run([0.6, 0.5, 0.4, 0.3], "FAILED")
+    diverged = run([0.6, 0.5, NAN], "FAILED")
+    crashed = run([0.6, 0.5], "FAILED")
+    lonely = run([0.6, 0.5, 0.4], "FAILED", "other")  # nothing tells how long its like are trained
+
+    history = mined(None)
+
+    failed = {trial.run_id for task in history.tasks for trial in task.trials if trial.failed}
+    assert failed == {diverged, crashed, lonely}
+    assert {stopped, went_on} < set(curves(history))
+
+
+def test_a_run_that_failed_when_it_had_been_trained_may_be_among_the_best(store, monkeypatch):
+    monkeypatch.setattr(plain_runs, "_MOST_OF_TASK", 4)
+    for number in range(8):
+        logged(store, [(1, 1.0), (2, 0.5 + number / 100)])
+    stopped = [logged(store, [(1, 1.0), (2, 0.3 + number / 100)], status="FAILED") for number in range(2)]
+    crashed = logged(store, [(1, 0.2)], status="FAILED")
+
+    history = mined()
+
+    failed = {trial.run_id: trial.failed for task in history.tasks for trial in task.trials}
+    assert {run_id: failed[run_id] for run_id in stopped} == dict.fromkeys(stopped, False)
+    assert failed[crashed]  # of the rest the last
+    named = WarmStart(history, None, {}, None).studies
+    assert plain(mined(named)) == plain(history)
 
 
 def test_params_decide_which_runs_are_history(store):
