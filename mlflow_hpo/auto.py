@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlflow_hpo.space import CategoricalParameter, SearchSpace
@@ -17,13 +17,31 @@ MOST_WORKERS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Names of a searcher and a scheduler, and in a sentence why these."""
+    """Names of a searcher and a scheduler, and in a sentence why these.
+
+    Attributes:
+        searcher, scheduler: their names; of what was not left open, some name.
+        reason: why these.
+        left: which of the two was left open.
+    """
 
     searcher: str
     scheduler: str
     reason: str
+    left: tuple[str, ...] = ("searcher", "scheduler")
+
+    @property
+    def told(self) -> str:
+        """What the user reads."""
+        if len(self.left) == 1:
+            [part] = self.left
+            return f"{part} auto is {getattr(self, part)}: {self.reason}"
+        return f"auto is {self}"
 
     def __str__(self) -> str:
+        if len(self.left) == 1:
+            [part] = self.left
+            return f"{part} {getattr(self, part)}: {self.reason}"
         return f"{self.searcher} + {self.scheduler}: {self.reason}"
 
 
@@ -68,10 +86,25 @@ def choose(
     'tpe'
     """
     wanted, paced = _name(searcher), _name(scheduler)
+    left = tuple(part for part, name in (("searcher", wanted), ("scheduler", paced)) if name == "auto")
+    found = _chosen(space, wanted, paced, min_resource, max_resource, workers)
+    return replace(found, left=left or found.left)
+
+
+def _chosen(
+    space: SearchSpace,
+    wanted: str | None,
+    paced: str | None,
+    min_resource: int,
+    max_resource: int,
+    workers: int,
+) -> Choice:
+    """Return the choice for a searcher and a scheduler of these names."""
     if max_resource == min_resource and paced in ("auto", "full"):
         return Choice("tpe", "full", "each trial reports at one resource only, so none can stop early")
     if wanted not in ("auto", "freeze_thaw") or paced not in ("auto", "freeze_thaw"):
-        return Choice("tpe", "asha", "it goes with any other searcher or scheduler")
+        other = "scheduler" if wanted == "auto" else "searcher"
+        return Choice("tpe", "asha", f"it goes with any other {other}")
     if wanted == "freeze_thaw" or paced == "freeze_thaw":
         return Choice("freeze_thaw", "freeze_thaw", "the one needs the other")
     features = _features(space)

@@ -22,6 +22,7 @@ from mlflow.tracking import MlflowClient
 from mlflow_hpo.config import StudyConfig
 from mlflow_hpo.errors import ConfigError, HpoError
 from mlflow_hpo.recording import Recording
+from mlflow_hpo.reports.words import plain
 from mlflow_hpo.scratch import scratch_folder
 
 OF_MLFLOW = (  # what MLflow puts beside the user's keys
@@ -91,7 +92,7 @@ class HpoBackend(AbstractBackend):
         except ExecutionException:
             raise
         except (HpoError, MlflowException) as error:
-            raise ExecutionException(str(error)) from error
+            raise ExecutionException(plain(str(error))) from error
 
 
 def _search(

@@ -43,15 +43,20 @@ class Resumption:
         live: whether the record is told, and the study makes new history.
 
     Raises:
-        ConfigError: one of `FIXED` is other than it was.
+        ConfigError: one of `FIXED` is other than it was, or fewer trials are wanted than there are.
     """
 
     def __init__(self, recording: Recording, config: StudyConfig) -> None:
         self.recording = recording
         self.live = False
+        self._begun = len(recording.trials)
         self._artifacts: dict[str, str | bytes] = {}
         self._notes: list[str] = []
         self._changes = changes(StudyConfig.parse(recording.keys), config)
+        if config.trials is not None and config.trials < self._begun:
+            raise ConfigError(
+                "trials", f"must be at least {self._begun}, which the study has begun, got {config.trials}"
+            )
         if self._changes.keys().isdisjoint(OF_SEARCH):
             self._remembered = remembered(recording.tags)
         else:  # a trial without params was killed before it began, and has nothing to teach
@@ -125,10 +130,8 @@ class Resumption:
             {RESUMES: str(resumes), CHANGED: _fitting(changed, settings), **remembered_tags(self._remembered)}
         )
         self.live = True
-        ledger = books.ledger
         return [
-            f"resumed: {len(ledger.trials)} trials and {ledger.epochs} epochs are done, "
-            f"{len(ledger.running)} of them go on",
+            f"resumed: it has {self._begun} trials with {books.ledger.epochs} epochs, and goes on",
             *(f"{key} was {was!r:.100}, is now {now!r:.100}" for key, (was, now) in self._changes.items()),
             *self._notes,
         ]

@@ -338,7 +338,7 @@ class Study:
     def _tell_choices(self) -> None:
         """Tell what the user has left to us to choose."""
         if self._choice is not None:
-            self._voice.tell(f"auto is {self._choice}")
+            self._voice.tell(self._choice.told)
         if self._place:
             self._voice.tell(self._place)
         if self._warm_start is not None:

@@ -53,6 +53,15 @@ def test_the_one_is_chosen_where_the_other_is_asked_for():
     assert chosen(scheduler={"name": "freeze_thaw", "eta": 3}) == ("freeze_thaw", "freeze_thaw")
 
 
+def test_of_what_was_given_nothing_is_told():
+    beside = choose(SPACE, "auto", "hyperband", min_resource=1, max_resource=27)
+    assert beside.told == "searcher auto is tpe: it goes with any other scheduler"
+    assert str(choose(SPACE, "random", "auto", min_resource=1, max_resource=27)).startswith(
+        "scheduler asha: "
+    )
+    assert str(choose(SPACE, "auto", "full", min_resource=9, max_resource=9)).startswith("searcher tpe: ")
+
+
 def test_every_choice_says_why():
     for space, last, workers in [(SPACE, 27, 4), (wide(99), 27, 4), (SPACE, 1, 4), (SPACE, 27, 9999)]:
         choice = choose(space, "auto", "auto", min_resource=1, max_resource=last, workers=workers)

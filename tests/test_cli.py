@@ -1,5 +1,8 @@
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
@@ -166,6 +169,16 @@ def test_exit_codes_of_what_nobody_expects(monkeypatch, error, code, text):
     result = invoke("run")
     assert result.exit_code == code
     assert result.stderr.startswith(text)
+
+
+def test_where_nobody_reads_the_output_nothing_is_said(store):
+    """As with ``mlflow-hpo list | head -1``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "mlflow_hpo", "list"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.stderr, done.returncode) == ("", 1)
 
 
 def test_debug_shows_the_traceback(monkeypatch):

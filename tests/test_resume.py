@@ -267,6 +267,23 @@ def test_the_lease_is_kept_however_long_the_end_takes(store, monkeypatch):
     assert store.get_run(study.run_id).data.tags["hpo.driver"] == ""
 
 
+def test_a_study_cannot_have_fewer_trials_than_it_has_begun(store):
+    study = search(trials=4)
+    best = store.get_run(study.run_id).data.tags["hpo.best_trial"]
+    with pytest.raises(ConfigError, match="^trials: must be at least 4, which the study has begun, got 2$"):
+        go_on(study.run_id, trials=2)
+    assert store.get_run(study.run_id).data.tags["hpo.best_trial"] == best
+    go_on(study.run_id, trials=4)
+
+
+def test_what_is_recorded_is_told_and_not_what_is_to_come(store, caplog):
+    study = search(trials=3, searcher="random", scheduler="full")
+    caplog.set_level("INFO")
+    go_on(study.run_id, trials=6)
+    [told] = [message for message in caplog.messages if message.startswith("resumed: ")]
+    assert told == "resumed: it has 3 trials with 27 epochs, and goes on"
+
+
 def test_nothing_is_removed_once_another_driver_has_the_study(store, monkeypatch):
     monkeypatch.setattr(lease, "RENEWAL", 0.3)
     best_found = Bookkeeper.best_found
@@ -274,8 +291,9 @@ def test_nothing_is_removed_once_another_driver_has_the_study(store, monkeypatch
 
     def slowly(books, best):
         thief = json.dumps({"id": "thief", "host": "elsewhere", "pid": 1, "until": 1e12})
-        store.set_tag(study.run_id, "hpo.driver", thief)
-        time.sleep(2.0)
+        while store.get_run(study.run_id).data.tags["hpo.driver"] != thief:  # a renewal may be on its way
+            store.set_tag(study.run_id, "hpo.driver", thief)
+            time.sleep(1.0)
         best_found(books, best)
 
     monkeypatch.setattr(Bookkeeper, "best_found", slowly)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import mlflow
+import pytest
 import trainings
 import yaml
 
@@ -53,6 +54,19 @@ def test_what_is_chosen_and_why_is_told_and_recorded(store, tmp_path):
     assert (recorded["searcher"], recorded["scheduler"]) == ("freeze_thaw", "freeze_thaw")
     assert study.summary().searcher == "freeze_thaw"
     assert study.best.value < 1
+
+
+@pytest.mark.parametrize(
+    ("given", "told", "recorded"),
+    [
+        ({"scheduler": "full"}, "searcher auto is tpe: ", "searcher tpe: "),
+        ({"searcher": "random"}, "scheduler auto is asha: ", "scheduler asha: "),
+    ],
+)
+def test_only_what_was_left_open_is_told(store, given, told, recorded):
+    study, messages = run(max_resource=3, **given)
+    assert store.get_run(study.run_id).data.params["hpo.auto"].startswith(recorded)
+    assert next(message for message in messages if "auto is" in message).startswith(told)
 
 
 def test_nothing_is_said_where_nothing_was_left_open(store):

@@ -80,7 +80,7 @@ def test_an_outage_does_not_end_the_watching():
 def test_a_study_that_nobody_drives_is_not_watched_for_ever(monkeypatch):
     monkeypatch.setattr(watching, "PATIENCE", -1.0)
     view = Recorder()
-    with pytest.raises(StudyError, match=f"otherwise with: mlflow-hpo resume {STUDY.run_id}$"):
+    with pytest.raises(StudyError, match=f"`mlflow-hpo resume {STUDY.run_id}` goes "):
         watch(lambda: (STUDY, ""), view, interval=1, sleep=lambda seconds: None)
     assert view.events == ["started", "ended"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ def reported(debug: bool) -> Iterator[None]:
     """Turn errors into one line on stderr and the exit code that belongs to them."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # its notes would tear the live view
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # the study tells of outages
     try:
         yield
     except KeyboardInterrupt:
@@ -33,11 +35,21 @@ def reported(debug: bool) -> Iterator[None]:
         echo(f"error: {error}", err=True)
         sys.exit(USAGE if isinstance(error, ConfigError) else RUNTIME)
     except Exception as error:
-        if debug:
+        if debug or (isinstance(error, BrokenPipeError) and _unread()):
             raise
         line = " ".join(str(error).split())
         echo(f"error: {type(error).__name__}: {line:.500} (--debug shows where)", err=True)
         sys.exit(RUNTIME)
+
+
+def _unread() -> bool:
+    """Whether nobody reads what is printed any more, as after ``| head``; click ends quietly then."""
+    output = select.poll()
+    try:
+        output.register(sys.stdout.fileno(), 0)  # errors are told in any case
+        return any(event & select.POLLERR for _, event in output.poll(0))
+    except (OSError, ValueError):  # it is no file
+        return False
 
 
 def echo(line: str, *, err: bool = False) -> None:

@@ -70,9 +70,8 @@ def watch(
                 driven = time.monotonic()
             elif state.status == "RUNNING" and time.monotonic() - driven > PATIENCE:
                 raise StudyError(
-                    f"nobody drives study {state.run_id} any more; it goes on with "
-                    f"tune(function, resume='{state.run_id}') if it is of a function of your own, and "
-                    f"otherwise with: mlflow-hpo resume {state.run_id}"
+                    f"nobody drives study {state.run_id} any more; `mlflow-hpo resume {state.run_id}` goes "
+                    "on with it, or says what does if it is of a function or a project of your own"
                 )
     finally:
         view.ended()

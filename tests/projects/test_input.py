@@ -135,6 +135,16 @@ def test_of_its_types(store: MlflowClient, tmp_path: Path, parameter: Any, kind:
     assert str(told.value).startswith(message)
 
 
+def test_nothing_that_a_script_says_steers_the_terminal(store: MlflowClient, tmp_path: Path) -> None:
+    script = "import sys; sys.exit(chr(27) + '[31mboom')"
+    (tmp_path / "script.py").write_text(script)
+    (tmp_path / "MLproject").write_text(
+        "entry_points:\n  main:\n    parameters: {x: float}\n    command: 'python script.py {x}'\n"
+    )
+    with pytest.raises(ExecutionException, match=r"\\x1b\[31mboom"):
+        run(tmp_path, {**KEYS, "space": {"x": ALPHA}, "trials": 1})
+
+
 def test_of_the_project(store: MlflowClient, foreign: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(ExecutionException, match=r"^entry point: of .*sgd: Could not find train among"):
         run(foreign("sgd"), entry_point="train")
