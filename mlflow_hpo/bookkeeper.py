@@ -86,7 +86,8 @@ class Bookkeeper:
             self.ledger.trained(trial.trial_id, report.epoch)
             self.reported(trial.trial_id, report.epoch, report.metrics, report.time, broken=words)
         self.ledger.ended(trial.trial_id, trial.seconds)
-        entry.status = ENDED[record.state]
+        stopped = trial.status == "KILLED" and trial.reason  # also if what it reached is a full training now
+        entry.status = "KILLED" if stopped else ENDED[record.state]
         entry.reason = trial.reason or ("" if entry.status == "FINISHED" else ANOTHER_SEARCH)
         self._write_end(trial.trial_id)
 
