@@ -63,6 +63,11 @@ def impatient() -> Iterator[None]:
         _LOWERED.restore(names)
 
 
+def quiet_retries() -> None:
+    """Let urllib3 say nothing of its retries from now on, for commands that tell of outages themselves."""
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+
+
 def lasting_environment() -> dict[str, str]:
     """Return the environment of a process that begins now: it is not impatient because this one is."""
     return _LOWERED.left_out()

@@ -21,6 +21,7 @@ from mlflow.tracking import MlflowClient
 
 from mlflow_hpo.config import StudyConfig
 from mlflow_hpo.errors import ConfigError, HpoError
+from mlflow_hpo.patience import quiet_retries
 from mlflow_hpo.recording import Recording
 from mlflow_hpo.reports.words import plain
 from mlflow_hpo.scratch import scratch_folder
@@ -81,6 +82,7 @@ class HpoBackend(AbstractBackend):
             KeyboardInterrupt: SIGINT or SIGTERM came; what ran is stopped and its runs are paused.
         """
         del tracking_uri  # the one that MLflow's settings name
+        quiet_retries()
         try:
             with scratch_folder() as scratch:
                 return SearchedRun(

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from mlflow_hpo.errors import ConfigError, HpoError
+from mlflow_hpo.patience import quiet_retries
 from mlflow_hpo.reports.words import as_json, plain
 
 USAGE, RUNTIME, INTERRUPTED = 2, 1, 130  # exit codes
@@ -23,7 +24,7 @@ def reported(debug: bool) -> Iterator[None]:
     """Turn errors into one line on stderr and the exit code that belongs to them."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # its notes would tear the live view
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # the study tells of outages
+    quiet_retries()
     try:
         yield
     except KeyboardInterrupt:
