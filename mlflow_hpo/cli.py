@@ -208,9 +208,21 @@ def sync(debug: bool) -> None:
 def _asked(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a command that asks what earlier studies taught."""
     options = [
-        click.option("--config", default="", metavar="FILE", help="The search.yaml of the new study."),
-        click.option("--data", default="", help="The data of the new study, as for run."),
-        click.option("--target", default="", metavar="COLUMN", help="The column to predict."),
+        click.option(
+            "--config",
+            default="",
+            metavar="FILE",
+            help="The search.yaml of the new study, or the same as JSON. Default: the bundled one.",
+        ),
+        click.option(
+            "--data",
+            default="",
+            help="The data of a new study of the bundled training, as for run; leave it out for code of your "
+            "own.",
+        ),
+        click.option(
+            "--target", default="", metavar="COLUMN", help="The column to predict in the data of --data."
+        ),
         click.option(
             "--history",
             default="auto",
@@ -233,6 +245,9 @@ def suggest(config: str, data: str, target: str, history: str, as_json: bool, de
     """Print the configurations that a new study would begin with, and where they come from.
 
     Nothing is trained and nothing is written.
+
+    FILE may describe the search of a function, of an MLflow project (the file of --backend-config), or of the
+    bundled training, which it is taken for where it names data, or no metric.
     """
     with reported(debug):
         from mlflow_hpo.reports.suggestions import suggestions
@@ -244,7 +259,11 @@ def suggest(config: str, data: str, target: str, history: str, as_json: bool, de
 @main.command()
 @_asked
 def history(config: str, data: str, target: str, history: str, as_json: bool, debug: bool) -> None:
-    """Print the tasks that earlier studies know, and how much each counts for a new one."""
+    """Print the tasks that earlier studies and runs know, and how much each counts for a new study.
+
+    FILE may describe the search of a function, of an MLflow project (the file of --backend-config), or of the
+    bundled training, which it is taken for where it names data, or no metric.
+    """
     with reported(debug):
         from mlflow_hpo.reports.suggestions import tasks
 
@@ -262,13 +281,19 @@ def _told(known: WarmStart, lines: list[str], *, as_json: bool) -> None:
 
 
 def _known(config: str, data: str, target: str, history: str) -> WarmStart:
-    """Return what a study of the bundled training would begin with."""
-    from mlflow_hpo.config import StudyConfig
+    """Return what a study would begin with: one of the bundled training, or of the user's own code."""
+    from mlflow_hpo.commands.own_code import own_keys
+    from mlflow_hpo.config import StudyConfig, load_config
     from mlflow_hpo.preparation import describe, mined_warm_start
 
-    train, keys = bundled_study(config, {"data": data, "target": target, "warm_start": history})
-    settings = StudyConfig.parse(keys)
-    known = mined_warm_start(settings, describe(train, settings))
+    facts: dict[str, str] = {}  # of code that is not at hand
+    if config and not (data or target) and (own := own_keys(load_config(Path(config)))) is not None:
+        settings = StudyConfig.parse(own | {"warm_start": history})
+    else:
+        train, keys = bundled_study(config, {"data": data, "target": target, "warm_start": history})
+        settings = StudyConfig.parse(keys)
+        facts = describe(train, settings)
+    known = mined_warm_start(settings, facts)
     if known is None:
         raise ConfigError("history", "must name an experiment, or be auto")
     return known

@@ -54,6 +54,16 @@ def test_it_has_as_many_threads_as_it_had(store):
     assert "matches: 2 metrics" in replay(runs()[0].info.run_id)
 
 
+def test_the_threads_that_the_user_has_set_reach_the_trials_but_not_a_replay(store, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr("mlflow_hpo.launchers.host_cores._quotas", lambda *_: iter(()))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    tune(trainings.tells_its_threads, **KEYS, searcher="random", scheduler="full", workers=1)
+    assert [run.data.metrics["threads"] for run in runs()] == [3, 3]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert "matches: 2 metrics" in replay(runs()[0].info.run_id)
+
+
 def test_the_first_epoch_that_differs_is_named(store, trial):
     [value] = [each.value for each in store.get_metric_history(trial.info.run_id, "loss") if each.step == 2]
     store.log_metric(trial.info.run_id, "loss", value + 0.125, step=2)

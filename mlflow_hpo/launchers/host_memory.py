@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import psutil
 
-_MEMBERSHIP = Path("/proc/self/cgroup")
-_MOUNT = Path("/sys/fs/cgroup")
+from mlflow_hpo.launchers.control_groups import MEMBERSHIP, MOUNT, groups
 
 
 class _Files(NamedTuple):
@@ -25,12 +24,11 @@ _V2 = _Files("memory.max", "memory.current", "inactive_file")
 _V1 = _Files("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
-def free_memory(membership: Path = _MEMBERSHIP, mount: Path = _MOUNT) -> int:
+def free_memory(membership: Path = MEMBERSHIP, mount: Path = MOUNT) -> int:
     """Return how many bytes may still be taken before something is killed or swapped out.
 
     Containers and batch systems bound a process by its control group, of which the machine's own figures
-    tell nothing; every group up to the root may have a limit
-    (https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files).
+    tell nothing (https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files).
 
     Args:
         membership: the file that tells the groups of this process.
@@ -40,25 +38,12 @@ def free_memory(membership: Path = _MEMBERSHIP, mount: Path = _MOUNT) -> int:
 
 
 def _left_in_groups(membership: Path, mount: Path) -> Iterator[int]:
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:  # no Linux
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            top, files = mount, _V2
-        elif "memory" in controllers.split(","):
-            top, files = mount / "memory", _V1
-        else:
-            continue
-        group = top / path.lstrip("/")
-        # inside of a container the path may be that of the host, and its own group is mounted at the top
-        for folder in {top, group, *(each for each in group.parents if each.is_relative_to(top))}:
-            with contextlib.suppress(OSError, ValueError):  # without a limit: "max", or no such file
-                limit = int((folder / files.limit).read_text())
-                usage = int((folder / files.usage).read_text())
-                yield limit - usage + _inactive(folder / "memory.stat", files.inactive)
+    for version, folder in groups("memory", membership, mount):
+        files = _V2 if version == 2 else _V1
+        with contextlib.suppress(OSError, ValueError):  # without a limit: "max", or no such file
+            limit = int((folder / files.limit).read_text())
+            usage = int((folder / files.usage).read_text())
+            yield limit - usage + _inactive(folder / "memory.stat", files.inactive)
 
 
 def _inactive(stat: Path, name: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 from mlflow_hpo.checks import whole_number
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.launchers.base import Ended, Event, Reported, Services, Slot
+from mlflow_hpo.launchers.host_cores import usable_cores
 from mlflow_hpo.launchers.local import Work, Worker, WorkerPool
 from mlflow_hpo.launchers.pack_worker import Probation
 from mlflow_hpo.launchers.slots import slots_here, visible_gpus
@@ -159,7 +159,7 @@ class PackedLauncher(WorkerPool):
 def process_count(workers: int, gpus_per_trial: float | None) -> int:
     """Return how many processes train so many trials where nobody says how many."""
     gpus = 0 if gpus_per_trial == 0 else len(visible_gpus())
-    return min(gpus or len(os.sched_getaffinity(0)), workers)
+    return min(gpus or usable_cores(), workers)
 
 
 def _places(homes: list[Slot], workers: int) -> list[Slot]:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 
 from mlflow_hpo.errors import ConfigError
 from mlflow_hpo.launchers.base import Slot
+from mlflow_hpo.launchers.host_cores import usable_cores
 from mlflow_hpo.launchers.mps import by_mps
 
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_OPENMP = "OMP_NUM_THREADS"
+_THREADS = (_OPENMP, "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _ROUNDING = "MKL_CBWR"
 
 
 def slots_here(workers: int, gpus_per_trial: float | None, threads: int | None = None) -> list[Slot]:
     """Return the slots of `workers` trials on this machine, each with so many threads, or its share of the
-    cores. Raises what `make_slots` does.
+    cores as far as the user's variables allow. Raises what `make_slots` does.
     """
-    cores = len(os.sched_getaffinity(0)) if threads is None else workers * threads
-    return by_mps(make_slots(workers, visible_gpus(), cores, gpus_per_trial))
+    slots = by_mps(make_slots(workers, visible_gpus(), usable_cores(), gpus_per_trial))
+    return slots if threads is None else [replace(slot, env=slot.env | on_cores(threads)) for slot in slots]
 
 
 def on_cores(threads: int) -> dict[str, str]:
@@ -34,6 +37,22 @@ def on_cores(threads: int) -> dict[str, str]:
         **dict.fromkeys(_THREADS, str(threads)),
         _ROUNDING: os.environ.get(_ROUNDING, "AUTO,STRICT"),
     }
+
+
+def within(cores: int) -> dict[str, str]:
+    """Return variables by which libraries use so many threads of the CPU, or as many as the user's own
+    variables say where that is fewer.
+
+    The libraries take what `OMP_NUM_THREADS` says where theirs is not set: so does this.
+    """
+    general = _of_user(_OPENMP, cores)
+    return on_cores(cores) | {name: str(min(cores, _of_user(name, general))) for name in _THREADS}
+
+
+def _of_user(name: str, otherwise: int) -> int:
+    """Return the number of threads that the user has set; `otherwise` where it is no whole number above 0."""
+    text = os.environ.get(name, "").strip()
+    return int(text) if text.isascii() and text.isdecimal() and int(text) > 0 else otherwise
 
 
 def visible_gpus() -> list[str]:
@@ -67,7 +86,7 @@ def make_slots(workers: int, gpus: list[str], cores: int, gpus_per_trial: float 
     Args:
         workers: how many slots.
         gpus: ids of the GPUs.
-        cores: CPU cores, which the slots share equally.
+        cores: CPU cores, which the slots share equally; the user's variables may leave them less.
         gpus_per_trial: what each slot gets: a share of a GPU, whole GPUs, or none (0). None: the slots are
             dealt out over the GPUs, however many they are.
 
@@ -88,7 +107,7 @@ def make_slots(workers: int, gpus: list[str], cores: int, gpus_per_trial: float 
     else:
         _check(workers, len(gpus), gpus_per_trial)
         shares = [_granted(number, gpus, gpus_per_trial) for number in range(workers)]
-    threads = on_cores(max(1, cores // workers))
+    threads = within(max(1, cores // workers))
     return [
         Slot(number, "cuda:0" if share else "cpu", share, {**threads, **visible})
         for number, (share, visible) in enumerate(shares)

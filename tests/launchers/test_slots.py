@@ -4,7 +4,16 @@ import pytest
 import trainings
 
 from mlflow_hpo import ConfigError, Study
-from mlflow_hpo.launchers.slots import make_slots
+from mlflow_hpo.launchers.packed import process_count
+from mlflow_hpo.launchers.slots import make_slots, slots_here
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@pytest.fixture(autouse=True)
+def _unset(monkeypatch):
+    for name in THREADS:
+        monkeypatch.delenv(name, raising=False)
 
 
 def test_threads_and_gpus_are_divided():
@@ -15,6 +24,39 @@ def test_threads_and_gpus_are_divided():
     assert {slot.env["OMP_NUM_THREADS"] for slot in slots} == {"2"}
     [slot] = make_slots(1, [], 8)
     assert (slot.device, slot.gpus, slot.env["OMP_NUM_THREADS"]) == ("cpu", 0.0, "8")
+
+
+@pytest.mark.parametrize(
+    ("of_user", "threads"),
+    [
+        ({}, (4, 4, 4)),
+        ({"OMP_NUM_THREADS": "1"}, (1, 1, 1)),  # the other libraries go by it, too
+        ({"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2"}, (3, 2, 3)),
+        ({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "2"}, (1, 1, 2)),
+        ({"OMP_NUM_THREADS": "64", "MKL_NUM_THREADS": " 2 "}, (4, 2, 4)),  # a share is what there is
+        ({"OMP_NUM_THREADS": "0", "MKL_NUM_THREADS": "-1", "OPENBLAS_NUM_THREADS": "two"}, (4, 4, 4)),
+        ({"OMP_NUM_THREADS": ""}, (4, 4, 4)),
+    ],
+)
+def test_who_wants_fewer_threads_has_them(monkeypatch, of_user, threads):
+    for name, value in of_user.items():
+        monkeypatch.setenv(name, value)
+    for slot in make_slots(2, [], 8):
+        assert tuple(int(slot.env[name]) for name in THREADS) == threads
+        assert slot.env["MKL_CBWR"] == "AUTO,STRICT"
+
+
+def test_a_trial_that_is_trained_again_has_the_threads_that_it_had(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    [slot] = slots_here(1, 0, threads=3)
+    assert {slot.env[name] for name in THREADS} == {"3"}
+
+
+def test_a_quota_of_the_cpu_bounds_threads_and_processes(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr("mlflow_hpo.launchers.host_cores._quotas", lambda *_: iter([8.0]))
+    assert {slot.env["OMP_NUM_THREADS"] for slot in slots_here(2, 0)} == {"4"}
+    assert process_count(16, 0) == 8
 
 
 def test_products_round_alike_unless_the_user_wants_them_otherwise(monkeypatch):
