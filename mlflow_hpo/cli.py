@@ -225,10 +225,9 @@ def _asked(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--history",
-            default="auto",
-            show_default=True,
+            default="",
             metavar="EXPERIMENT,...",
-            help="Where to look; auto is all experiments.",
+            help="Where to look; auto is all experiments. Default: what FILE says of warm_start, or auto.",
         ),
         click.option("--json", "as_json", is_flag=True, help="All of it as JSON."),
         click.option("--debug", is_flag=True, help="Show tracebacks."),
@@ -288,10 +287,10 @@ def _known(config: str, data: str, target: str, history: str) -> WarmStart:
 
     facts: dict[str, str] = {}  # of code that is not at hand
     if config and not (data or target) and (own := own_keys(load_config(Path(config)))) is not None:
-        settings = StudyConfig.parse(own | {"warm_start": history})
+        settings = StudyConfig.parse(own | {"warm_start": history or own.get("warm_start") or "auto"})
     else:
         train, keys = bundled_study(config, {"data": data, "target": target, "warm_start": history})
-        settings = StudyConfig.parse(keys)
+        settings = StudyConfig.parse({**keys, "warm_start": keys.get("warm_start") or "auto"})
         facts = describe(train, settings)
     known = mined_warm_start(settings, facts)
     if known is None:

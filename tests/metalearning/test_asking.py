@@ -62,6 +62,9 @@ def test_they_say_what_a_study_of_ones_own_function_begins_with(store, runs, wri
     assert "100%      5 trials  plain runs in plain" in asked("history", "--config", file)
 
     told = json.loads(asked("suggest", "--config", file, "--history", "plain", "--json"))
+    warm = written(KEYS | {"warm_start": ["plain"]}, "warm.yaml")
+    assert json.loads(asked("suggest", "--config", warm, "--json")) == told
+    assert asked("suggest", "--config", warm, "--history", "auto", "--top", 2).splitlines() == lines
     study = Study(trainings.quick, **KEYS, warm_start=["plain"])
     study.run()
     began = json.loads(mlflow.artifacts.load_text(f"runs:/{study.run_id}/warm_start.json"))
@@ -74,7 +77,7 @@ def test_they_say_what_a_study_of_ones_own_function_begins_with(store, runs, wri
         {"project": {"resource_parameter": "epochs"}},
         {"launcher": "project", "data": "of no effect there"},
         {"resume": "0123456789abcdef", "take_over": True},
-        {"project": {"steps": "count"}, "warm_start": ["elsewhere"]},
+        {"project": {"steps": "count"}, "warm_start": ["plain"]},
     ],
 )
 def test_the_file_of_a_project_is_taken_as_it_is(runs, written, more):
