@@ -133,6 +133,7 @@ def test_a_metric_that_the_script_does_not_log(search: Any, foreign: Callable[[s
     done = search(foreign("counting"), KEYS, "-P", "metric=points", "-P", "epochs=1")
     assert done.code == 1
     assert "metric: 'score' is not among what the training reports at epoch 6: points" in done.output
+    assert ": failed, without score; no trial has told it yet, so the study ends" in done.output
     assert done.study.info.status == "FAILED"
     assert {run.info.status for run in done.trials} == {"FAILED"}
 
