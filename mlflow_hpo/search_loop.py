@@ -31,6 +31,7 @@ from mlflow_hpo.launchers.base import (
     TrialJob,
     Warned,
 )
+from mlflow_hpo.launchers.early_return import returned_early
 from mlflow_hpo.launchers.replay import ReplayLauncher
 from mlflow_hpo.ledger import TrialEntry
 from mlflow_hpo.metalearning.portfolio import config_key
@@ -184,6 +185,7 @@ class SearchLoop:
                 *(entry.location, entry.samples, job.rung, entry.run_id, entry.fresh),
                 reached=entry.reported,
                 watched=self._config.heartbeat_timeout is not None,
+                metric=self._config.metric.name,
             ),
         )
         if coming is not None:
@@ -238,6 +240,9 @@ class SearchLoop:
                 + ", ".join(sorted(event.metrics))
             )
             if all(record.value is None for record in self._optimizer.trials.values()):
+                self._voice.tell(
+                    f"trial {trial_id}: failed, without {metric}; no trial has told it yet, so the study ends"
+                )
                 raise StudyError(problem)
             self._launcher.kill(trial_id, problem)  # others do report it
             return
@@ -291,7 +296,7 @@ class SearchLoop:
         short = entry.reported < entry.job.stop
         reason = writable(event.reason)
         if event.outcome is Outcome.COMPLETED and short:
-            reason = f"the training returned after reporting epoch {entry.reported} of {entry.job.stop}"
+            reason = returned_early(self._config.metric.name, entry.reported, entry.job.stop)
         elif event.outcome is Outcome.STOPPED and short and not entry.reason and not self.stopping:
             reason = f"the training raised TrialStopped by itself after epoch {entry.reported}"
         paused_by_us = event.outcome is Outcome.STOPPED and short and not entry.reason

@@ -119,7 +119,11 @@ class LauncherContract:
             ("exits", "SystemExit: 3"),
             ("exits_at_once", "the worker process died: exit code 7"),
             ("returns_early", "the training returned after reporting epoch 1 of 3"),
-            ("says_nothing", "the training returned after reporting epoch 0 of 3"),
+            (
+                "says_nothing",
+                "the training returned without calling trial.report(epoch, ...); "
+                "values logged by mlflow.log_metric do not count",
+            ),
             ("reports_backwards", "StudyError: report: epoch 1 after epoch 2; epochs must ascend"),
             ("reports_text", "StudyError: report: loss must be a number, got str 'low'"),
         ],

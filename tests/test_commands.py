@@ -287,3 +287,21 @@ def test_a_terminal_of_ascii_gets_escapes(store):
 
 def test_wide_characters_are_aligned():
     assert aligned([("日本", "a"), ("abcde", "b")]) == ["日本   a", "abcde  b"]
+
+
+def test_a_running_trial_has_epochs_before_its_tags_are_written(store):
+    run_id = search(keep_checkpoints="all", scheduler="full", max_resource=3)
+    before = as_json("best", run_id)
+    columns = ("trial_id", "epochs", "value", "best", "best_epoch")
+    rows = [[each[column] for column in columns] for each in as_json("show", run_id)["trials"]]
+    trials = store.search_runs(["1"], "tags.`hpo.kind` = 'trial'")
+    assert len(trials) == 3
+    for run in trials:  # as a driver leaves them that is killed
+        store.update_run(run.info.run_id, status="RUNNING")
+        store.delete_tag(run.info.run_id, "hpo.best_epoch")
+        store.set_tag(run.info.run_id, "hpo.epochs", "1")  # of the job before
+
+    assert as_json("best", run_id)["epoch"] == before["epoch"] > 0
+    assert f"epoch {before['epoch']}" in printed("best", run_id)
+    assert [[each[column] for column in columns] for each in as_json("show", run_id)["trials"]] == rows
+    assert "epoch 0" not in printed("show", run_id)

@@ -239,7 +239,9 @@ def test_a_metric_that_is_never_reported_ends_the_study_at_once(store):
 
 def test_without_any_finite_value_a_study_fails(store):
     with pytest.raises(
-        StudyError, match="no trial reported a finite loss; the last failure: the training returned"
+        StudyError,
+        match=r"no trial reported a finite loss; the last failure: the training returned without calling "
+        r"trial\.report\(epoch, loss=\.\.\.\); values logged by mlflow\.log_metric do not count",
     ):
         search(trainings.says_nothing, trials=2)
     assert parent_of_failed(store).info.status == "FAILED"

@@ -95,7 +95,8 @@ class TrialJob:
     logged to that run yet. `sample` is the number of the first sample of system metrics, so that a promoted
     trial's samples go on counting. `rung` is for the records. `reached` is the furthest epoch that the trial
     ever reported: a job that is tried again, or broken off by the end of its study, goes on from the newest
-    checkpoint up to there. `watched` says whether to send a `Heartbeat`.
+    checkpoint up to there. `watched` says whether to send a `Heartbeat`. `metric` is the name of the one that
+    is optimised, for what a user is told.
     """
 
     trial_id: int
@@ -110,6 +111,7 @@ class TrialJob:
     fresh: bool = True
     reached: int = 0
     watched: bool = False
+    metric: str = ""
 
 
 class Outcome(enum.Enum):

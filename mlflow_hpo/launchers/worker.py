@@ -40,6 +40,7 @@ from mlflow_hpo.launchers.base import (
     TrialJob,
     Warned,
 )
+from mlflow_hpo.launchers.early_return import returned_early
 from mlflow_hpo.launchers.gpu_gauge import GpuGauge, GpuMemory
 from mlflow_hpo.launchers.staging import Staging
 from mlflow_hpo.launchers.uploader import Message, Upload, Uploader
@@ -493,7 +494,7 @@ def run_job(
                 outcome = Outcome.STOPPED
             else:
                 outcome = Outcome.FAILED
-                reason = f"the training returned after reporting epoch {channel.reached} of {job.stop}"
+                reason = returned_early(job.metric, channel.reached, job.stop)
     except BaseException as error:  # noqa: BLE001  SystemExit of the training code is a failure of the trial, too
         outcome, (reason, details, cause) = Outcome.FAILED, told_of(error)
     with contextlib.suppress(OSError):  # a disk that is full, or gone, has cost the job enough

@@ -22,7 +22,8 @@ class AshaStoppingScheduler(StoppingScheduler):
     worst of the rung that it was on its way to.
 
     The first report at or behind the epoch of a rung counts there; one that is behind several rungs counts
-    at each of them.
+    at each of them. Nothing is stopped at `max_resource`: a trial that is first compared there is trained in
+    full, and what it reports counts at all rungs of its bracket that it has not been compared at.
 
     With more than one bracket this is the stopping form of asynchronous Hyperband: bracket `b` begins at the
     rung `b` and compares its own trials only, and new trials are dealt out as `BracketShares` tells.
@@ -63,15 +64,15 @@ class AshaStoppingScheduler(StoppingScheduler):
     def report(self, trial_id: int, resource: int, loss: float) -> Decision:
         """Compare the trial at the rungs that it has reached."""
         bracket, level, _ = self._running[trial_id]
-        goes_on = True
-        while goes_on and (bracket, level) in self._rungs and resource >= self.levels[level]:
+        goes_on, whole = True, resource >= self.max_resource
+        while (goes_on or whole) and (bracket, level) in self._rungs and resource >= self.levels[level]:
             rung = self._rungs[bracket, level]
             insort(rung, (loss, trial_id))
             level += 1
             best = max(1, promotions(len(rung), self.eta))
             goes_on = loss < math.inf and bisect_left(rung, (loss, trial_id)) < best
         self._running[trial_id] = (bracket, level, loss)
-        return Decision.CONTINUE if goes_on else Decision.STOP
+        return Decision.CONTINUE if goes_on or whole else Decision.STOP
 
     def complete(self, trial_id: int) -> None:
         """Forget the trial; what it did at the rungs stays."""

@@ -94,7 +94,11 @@ class Scheduler(ABC):
 
     @abstractmethod
     def report(self, trial_id: int, resource: int, loss: float) -> Decision:
-        """Take the loss of a running trial at `resource` epochs (strictly ascending for each trial)."""
+        """Take the loss of a running trial at `resource` epochs (strictly ascending for each trial).
+
+        Epochs may be left out. At `max_resource` the answer is CONTINUE: the trial is trained in full, and
+        nothing is left to be stopped.
+        """
 
     def report_infeasible(self, trial_id: int, resource: int, loss: float) -> Decision:
         """Take a report that breaks a constraint: it ranks last, whatever its loss, as an infinite one does.

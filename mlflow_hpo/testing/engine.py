@@ -206,6 +206,13 @@ class Conformance:
             optimizer.complete(job.trial_id)
         assert {job.trial_id for job in jobs} == unknown | set(range(before, self.scaled(40)))
 
+    def test_nothing_is_stopped_at_its_full_length(self) -> None:
+        optimizer = self.optimizer(self.scaled(40))
+        while (job := optimizer.ask()) is not None:  # reports at the end of its job only
+            decision = optimizer.report(job.trial_id, job.stop, error(job.config, job.stop))
+            assert decision is Decision.CONTINUE or job.stop < optimizer.max_resource
+            optimizer.complete(job.trial_id)
+
     def test_a_single_trial(self) -> None:
         drive(self.optimizer(1))
 

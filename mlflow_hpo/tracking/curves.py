@@ -85,10 +85,14 @@ class Reading:
 
     def history(self, run: Run, name: str) -> list[Point]:
         """Return what is logged of a metric; of one that the search looks at, by epoch."""
+        return self.told(run.info.run_id, name, int(run.data.tags.get("hpo.epochs", "0")))
+
+    def told(self, run_id: str, name: str, reached: int) -> list[Point]:
+        """Return the same of a run whose trial has come to the epoch `reached`, 0 if that is not known."""
         problem = "MLFLOW_TRACKING_URI: cannot read the metrics of a trial"
-        found = ask(problem, self.client.get_metric_history, run.info.run_id, name)
+        found = ask(problem, self.client.get_metric_history, run_id, name)
         points = [Point(each.step, each.timestamp / 1000, logged_value(each.value)) for each in found]
         if not self.scripts or name not in self.names:
             return points
-        told = as_told(points, int(run.data.tags.get("hpo.epochs", "0")), counted=self.counted)
+        told = as_told(points, reached, counted=self.counted)
         return [Point(epoch, point.time, point.value) for epoch, point in told.items()]

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import mlflow
-import yaml
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
@@ -20,9 +19,10 @@ from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.connect import ask, connect
 from mlflow_hpo.tracking.curves import NO_CURVE, Curve, Reading, written_curves
 from mlflow_hpo.tracking.jobs import JOBS, WorkedJob, read_jobs
-from mlflow_hpo.tracking.reader import read_space, settings, summarised, summarised_trial
-from mlflow_hpo.tracking.recovery import RESUMES, settings_path
+from mlflow_hpo.tracking.reader import read_space, summarised, summarised_trial
 from mlflow_hpo.tracking.runs import check_study, found_run, trial_runs
+from mlflow_hpo.tracking.scripts import ScriptTrials, reading_of
+from mlflow_hpo.tracking.settings import settings
 from mlflow_hpo.tracking.summary import StudySummary, TrialSummary, best_metric
 
 _THREADS = 8
@@ -146,15 +146,20 @@ def _trials(
     known = curves
     if known is None:
         known = {run_id: curve for run_id, (curve, _) in written_curves(parent.info.run_id).items()}
+    scripts = ScriptTrials(client, parent, known)
     trials: dict[str, TrialDetails] = {}
     stale: list[Run] = []
     for run in trial_runs(client, parent):  # not all at once: they are large
         curve = known.get(run.info.run_id, NO_CURVE)
-        trials[run.info.run_id] = _trial(run, summarised_trial(run, space, metric), curve)
+        summary = summarised_trial(run, space, metric)
+        trials[run.info.run_id] = _trial(run, summary, curve)
+        scripts.look(run, summary)
         if curves is None and metric in run.data.metrics and not _is_known(run, known, over=over):
             stale.append(run)
     for run, curve in zip(stale, _asked(client, parent, stale), strict=True):
         trials[run.info.run_id] = replace(trials[run.info.run_id], curve=curve)
+    for run_id, summary in scripts.found().items():
+        trials[run_id] = replace(trials[run_id], summary=summary)
     return tuple(sorted(trials.values(), key=lambda each: each.summary.trial_id))
 
 
@@ -176,10 +181,7 @@ def _asked(client: MlflowClient, parent: Run, runs: Sequence[Run]) -> list[Curve
     """Return the curves of trials, asked for one by one."""
     if not runs:
         return []
-    path = settings_path(int(parent.data.tags.get(RESUMES, "0")))
-    problem = f"artifact store: cannot read {path}"
-    text = ask(problem, mlflow.artifacts.load_text, f"runs:/{parent.info.run_id}/{path}")
-    reading = Reading.of(client, yaml.safe_load(text))
+    reading = reading_of(client, parent)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="mlflow-hpo-details") as pool:
         return list(pool.map(lambda run: _curve(reading, run, parent.data.tags["hpo.metric"]), runs))
 

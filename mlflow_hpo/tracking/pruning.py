@@ -20,6 +20,7 @@ from mlflow_hpo.retention import Retention, StoredTrial
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
 from mlflow_hpo.tracking.connect import ask, connect
 from mlflow_hpo.tracking.lease import Lease, Renewals, driver
+from mlflow_hpo.tracking.reached import reached
 from mlflow_hpo.tracking.recovery import CHECKPOINTS
 from mlflow_hpo.tracking.runs import check_study, found_run, trial_runs
 from mlflow_hpo.tracking.summary import best_metric
@@ -144,7 +145,7 @@ def _wanted(
     for run in runs:
         trial_id = int(run.data.tags["hpo.trial"])
         best = run.data.metrics.get(best_metric(tags["hpo.metric"]))
-        best_epoch = int(run.data.tags.get("hpo.best_epoch", 0))
+        best_epoch = reached(run, tags["hpo.metric"]).best_epoch
         trials[trial_id] = StoredTrial(trial_id, trial_id in needed, best, best_epoch, epochs[trial_id])
     wanted = keep.keep(trials.values(), tags["hpo.mode"])
     if (best_trial := trials.get(int(tags.get("hpo.best_trial", -1)))) is not None:

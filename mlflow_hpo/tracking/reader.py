@@ -14,8 +14,11 @@ from mlflow_hpo.errors import StudyError
 from mlflow_hpo.space import SearchSpace
 from mlflow_hpo.tracking.connect import ask, connect
 from mlflow_hpo.tracking.lease import driver
+from mlflow_hpo.tracking.reached import reached
 from mlflow_hpo.tracking.runs import check_study, found_run, trial_runs
-from mlflow_hpo.tracking.summary import CHANGED, MODEL, StudySummary, TrialSummary, best_metric
+from mlflow_hpo.tracking.scripts import ScriptTrials
+from mlflow_hpo.tracking.settings import settings
+from mlflow_hpo.tracking.summary import MODEL, StudySummary, TrialSummary, best_metric
 
 
 def read_study(run_id: str) -> StudySummary:
@@ -32,17 +35,16 @@ def read_study(run_id: str) -> StudySummary:
     parent = found_run(client, run_id, "run_id")
     check_study(parent, "run_id")
     space, metric = read_space(run_id), parent.data.tags["hpo.metric"]
-    return summarised(parent, (summarised_trial(run, space, metric) for run in trial_runs(client, parent)))
+    scripts, trials = ScriptTrials(client, parent), {}
+    for run in trial_runs(client, parent):
+        trial = trials[run.info.run_id] = summarised_trial(run, space, metric)
+        scripts.look(run, trial)
+    return summarised(parent, (trials | scripts.found()).values())
 
 
 def read_space(run_id: str) -> SearchSpace:
     """Return the search space of a study. Raises StudyError where the artifact store is unreachable."""
     return SearchSpace(json.loads(_text(run_id, "space.json")))
-
-
-def settings(parent: Run) -> dict[str, str]:
-    """Return the params of a study as they were last changed."""
-    return {**parent.data.params, **_changed(parent.data.tags)}
 
 
 def summarised(parent: Run, trials: Iterable[TrialSummary]) -> StudySummary:
@@ -74,7 +76,7 @@ def summarised(parent: Run, trials: Iterable[TrialSummary]) -> StudySummary:
 
 def summarised_trial(run: Run, space: SearchSpace, metric: str) -> TrialSummary:
     """Return the state of a trial as its run tells it. It is much smaller than the run."""
-    tags = run.data.tags
+    tags, (epochs, best_epoch) = run.data.tags, reached(run, metric)
     texts = {name: text for name, text in run.data.params.items() if name in space.names}
     return TrialSummary(
         trial_id=int(tags["hpo.trial"]),
@@ -83,10 +85,10 @@ def summarised_trial(run: Run, space: SearchSpace, metric: str) -> TrialSummary:
         params=space.parse(texts) if texts else {},  # a run has none in its first second
         bracket=int(tags["hpo.bracket"]),
         rung=int(tags["hpo.rung"]),
-        epochs=int(tags.get("hpo.epochs", 0)),
+        epochs=epochs,
         value=run.data.metrics.get(metric),
         best=run.data.metrics.get(best_metric(metric)),
-        best_epoch=int(tags.get("hpo.best_epoch", 0)),
+        best_epoch=best_epoch,
         seconds=float(tags.get("hpo.seconds", 0)),
         reason=tags.get("hpo.stop_reason", ""),
         infeasible=tags.get("hpo.infeasible", ""),
@@ -101,14 +103,6 @@ def who_drives(run_id: str) -> str:
     """
     run = ask("MLFLOW_TRACKING_URI: cannot read the parent run", MlflowClient().get_run, run_id)
     return driver(run.data.tags)
-
-
-def _changed(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return the params that are other since the study was resumed."""
-    changed = json.loads(tags.get(CHANGED, "{}"))
-    return {
-        f"hpo.{key}": value if isinstance(value, str) else json.dumps(value) for key, value in changed.items()
-    }
 
 
 def _budget(params: Mapping[str, str]) -> dict[str, float]:

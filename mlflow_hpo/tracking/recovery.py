@@ -24,8 +24,8 @@ from mlflow_hpo.steps import Point
 from mlflow_hpo.tracking.checkpoints import ArtifactCheckpoints
 from mlflow_hpo.tracking.connect import ask, connect
 from mlflow_hpo.tracking.curves import Curve, Reading, written_curves
-from mlflow_hpo.tracking.reader import settings
 from mlflow_hpo.tracking.runs import PAGE, check_study, found_run, trial_runs
+from mlflow_hpo.tracking.settings import settings
 from mlflow_hpo.tracking.spool import spool_folder
 from mlflow_hpo.tracking.summary import OURS, SYSTEM
 from mlflow_hpo.tracking.sync import sync

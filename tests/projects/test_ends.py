@@ -133,6 +133,7 @@ def test_a_metric_that_the_script_does_not_log(search: Any, foreign: Callable[[s
     done = search(foreign("counting"), KEYS, "-P", "metric=points", "-P", "epochs=1")
     assert done.code == 1
     assert "metric: 'score' is not among what the training reports at epoch 6: points" in done.output
+    assert ": failed, without score; no trial has told it yet, so the study ends" in done.output
     assert done.study.info.status == "FAILED"
     assert {run.info.status for run in done.trials} == {"FAILED"}
 
@@ -163,3 +164,36 @@ def test_a_script_that_a_signal_ends_is_tried_again(search: Any, tmp_path: Path)
     assert attempt.data.tags["mlflow.parentRunId"] == trial.info.run_id
     assert trial.data.tags["hpo.attempt"] == "2"
     assert "trying again: the script ended with signal SIGKILL" in trial.data.tags["hpo.warning"]
+
+
+BY_ITSELF = """
+import sys
+import mlflow
+
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+for epoch in range(int(given["--epochs"])):
+    mlflow.log_metric("score", float(given["--x"]), step=epoch)
+"""
+
+
+@pytest.mark.parametrize("epochs", [1, 2], ids=["one value, at its end", "two epochs of nine"])
+def test_a_script_that_ends_by_itself_is_fully_trained_however_bad_it_is(
+    search: Any, tmp_path: Path, epochs: int
+) -> None:
+    project = tmp_path / "by_itself"
+    project.mkdir()
+    (project / "train.py").write_text(BY_ITSELF)
+    keys = {
+        **KEYS,
+        "metric": {"name": "score", "mode": "min"},
+        "scheduler": "asha_stopping",
+        "points": [{"x": x} for x in (1.1, 1.2, 1.3)],
+        "min_resource": 3,
+        "max_resource": 9,
+        "workers": 1,
+    }
+    done = search(project, keys, "-e", "train.py", "-P", f"epochs={epochs}")
+    assert done.code == 0, done.output
+    assert [run.info.status for run in done.trials] == ["FINISHED"] * 3
+    assert [run.data.tags["hpo.epochs"] for run in done.trials] == ["9"] * 3
+    assert not any("hpo.stop_reason" in run.data.tags for run in done.trials)

@@ -62,6 +62,19 @@ def test_a_report_behind_several_rungs_counts_at_each():
     assert scheduler.report(2, 4, 2.0) is Decision.STOP
 
 
+def test_a_trial_that_is_first_heard_of_at_its_full_length_is_not_stopped_but_counts_at_each_rung():
+    scheduler = AshaStoppingScheduler(1, 9)
+    for trial in range(6):
+        scheduler.next(trial)
+    told = [scheduler.report(trial, 9, loss) for trial, loss in enumerate([1.0, 2.0, math.inf])]
+    assert told == [Decision.CONTINUE] * 3
+    assert scheduler.report(3, 1, 1.5) is Decision.STOP, "fewer than one in three of four"
+    assert scheduler.report(4, 1, 0.5) is Decision.CONTINUE
+    assert scheduler.report(4, 3, 1.5) is Decision.STOP
+    assert scheduler.report(5, 1, 0.6) is Decision.CONTINUE, "second of six"
+    assert scheduler.report(5, 3, 0.6) is Decision.CONTINUE
+
+
 def test_a_failed_trial_counts_at_the_rung_it_was_on_its_way_to():
     scheduler = AshaStoppingScheduler(1, 9, eta=2)
     for trial in range(4):
