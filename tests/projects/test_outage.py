@@ -59,6 +59,7 @@ def test_a_search_goes_on_when_its_server_is_back(
     done = Search(process.returncode, output, store)
     assert done.code == 0, output
     assert done.study.info.status == "FINISHED"
+    print(output, *(run.data.tags for run in done.trials), sep="\n")  # shown where it fails
     assert [run.info.status for run in done.trials] == ["FINISHED", "FINISHED"]
     assert [run.data.metrics["score"] for run in done.trials] == [
         run.data.metrics["best_score"] for run in done.trials
