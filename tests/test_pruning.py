@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 import time
 
 import mlflow
@@ -105,16 +104,9 @@ def test_what_goes_and_what_stays(store, study):
     assert all(curve == list(range(1, len(curve) + 1)) for curve in lengths.values()), "none began again"
 
 
-def overfits(trial):
-    for epoch in trial.epochs():
-        with tempfile.NamedTemporaryFile() as file:
-            trial.save_checkpoint(file.name)
-        trial.report(epoch, loss=1.0 + abs(epoch - 2))
-
-
 def test_a_killed_driver_has_not_written_which_epoch_is_the_best(store):
     keys = {**KEYS, "trials": 1, "scheduler": "full", "max_resource": 4}
-    tune(overfits, **keys)
+    tune(trainings.overfits, **keys)
     [run] = store.search_runs(["1"], "tags.`hpo.kind` = 'trial'")
     store.update_run(run.info.run_id, status="RUNNING")
     for tag in ("hpo.epochs", "hpo.best_epoch"):

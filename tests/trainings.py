@@ -56,6 +56,14 @@ def whatever(trial):
         trial.report(epoch, loss=1.0 / epoch)
 
 
+def overfits(trial):
+    """It is best after its second epoch."""
+    for epoch in trial.epochs():
+        with tempfile.NamedTemporaryFile() as file:
+            trial.save_checkpoint(file.name)
+        trial.report(epoch, loss=1.0 + abs(epoch - 2))
+
+
 def saved_epochs(trial, seconds=0.0):
     """Train with checkpoints: yield after each epoch's checkpoint; then it is reported.
 
