@@ -114,14 +114,13 @@ def _search(
     from mlflow_hpo.projects.fetching import fetched
     from mlflow_hpo.projects.project import SearchedProject
     from mlflow_hpo.reports.live import LiveView, PlainView
-    from mlflow_hpo.resumption import resumed_keys
     from mlflow_hpo.study import Study
     from mlflow_hpo.tracking.recovery import read_recording
 
     keys, resume, take_over = _keys(backend_config)
     recording = read_recording(resume) if resume else None
     if recording is not None:
-        keys = resumed_keys(recording, keys)
+        keys = {**recording.keys, **keys}
     keys = _complete(keys, experiment_id, recording)
     config = StudyConfig.parse(keys)
     console = Console()

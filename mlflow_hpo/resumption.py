@@ -43,7 +43,7 @@ class Resumption:
         live: whether the record is told, and the study makes new history.
 
     Raises:
-        ConfigError: one of `FIXED` is other than it was, or fewer trials are wanted than there are.
+        ConfigError: one of `FIXED` is other than it was.
     """
 
     def __init__(self, recording: Recording, config: StudyConfig) -> None:
@@ -53,10 +53,6 @@ class Resumption:
         self._artifacts: dict[str, str | bytes] = {}
         self._notes: list[str] = []
         self._changes = changes(StudyConfig.parse(recording.keys), config)
-        if config.trials is not None and config.trials < self._begun:
-            raise ConfigError(
-                "trials", f"must be at least {self._begun}, which the study has begun, got {config.trials}"
-            )
         if self._changes.keys().isdisjoint(OF_SEARCH):
             self._remembered = remembered(recording.tags)
         else:  # a trial without params was killed before it began, and has nothing to teach
@@ -153,7 +149,11 @@ def resumed_keys(recording: Recording, given: Mapping[str, Any]) -> dict[str, An
 
 def overruled(recording: Recording, given: Mapping[str, Any]) -> list[str]:
     """Return in words which of the keys that the user gives a study that goes on does not take."""
-    keys = [key for key in _OF_HISTORY if recording.looked and given.get(key)]
+    keys = [
+        key
+        for key in _OF_HISTORY
+        if recording.looked and given.get(key) and given[key] != recording.keys.get(key)
+    ]
     return [f"{', '.join(keys)}: the study keeps the history that it began with"] if keys else []
 
 
@@ -183,6 +183,15 @@ def changes(before: StudyConfig, now: StudyConfig) -> dict[str, tuple[Any, Any]]
                 key, f"must be as in the study which is resumed, {was!r:.200}, got {is_now!r:.200}"
             )
     return found
+
+
+def check_trials(recording: Recording, config: StudyConfig) -> None:
+    """Raise ConfigError where a study would go on with fewer trials than it has: the best might be lost."""
+    begun = len(recording.trials)
+    if config.trials < begun:
+        raise ConfigError(
+            "trials", f"must be at least {begun}, which the study has begun, got {config.trials}"
+        )
 
 
 def check_task(recording: Recording, task: str) -> None:

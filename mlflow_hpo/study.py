@@ -32,7 +32,7 @@ from mlflow_hpo.preparation import (
 )
 from mlflow_hpo.recording import Recording
 from mlflow_hpo.reporting import Reporting
-from mlflow_hpo.resumption import Resumption, check_task, overruled, resumed_keys
+from mlflow_hpo.resumption import Resumption, check_task, check_trials, overruled, resumed_keys
 from mlflow_hpo.scratch import scratch_folder
 from mlflow_hpo.search_loop import GOAL_REACHED, SearchLoop
 from mlflow_hpo.signals import interruptible
@@ -123,6 +123,8 @@ class Study:
             components["launcher"] = named(config.launcher, place)
             self._place = f"launcher auto is {place}: {why}"
         self.config = config = config.model_copy(update=components)
+        if recording is not None:
+            check_trials(recording, config)
         self._resumption = None if recording is None else Resumption(recording, config)
         self.optimizer = make_optimizer(config)
         self._launcher = LAUNCHERS.create(config.place, config.workers)

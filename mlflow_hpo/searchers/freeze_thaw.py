@@ -109,7 +109,8 @@ class FreezeThawSearcher(Searcher):
         self._trained = 0  # epochs, up to the levels
         self._at_level: dict[tuple[int, int], float] = {}  # losses by trial and level
         self._ranked: list[tuple[float, int]] = []  # (loss, trial) at every level, ascending
-        self._barren: dict[int, None] = {}  # trials that failed before the first level
+        self._barren: dict[int, None] = {}  # trials that ended before the first level
+        self._failed: set[int] = set()
         self._queue: deque[_Choice] = deque()  # choices that were made at once and not used so far
         self._proposal: _Choice | None = None  # the new configuration that `advise` found
         self._belief = Belief(self._width, self._levels)
@@ -183,11 +184,12 @@ class FreezeThawSearcher(Searcher):
         self._pending.pop(trial_id, None)
         if self._reached[trial_id] == 0 and trial_id not in self.given_up:
             self._barren[trial_id] = None
-            self._compare_with_history(trial_id)
 
     def fail(self, trial_id: int) -> None:
         """Count a trial that never reached a level as the worst."""
         self.complete(trial_id)
+        self._failed.add(trial_id)
+        self._compare_with_history(trial_id)
 
     @property
     def _has_served(self) -> bool:
@@ -206,7 +208,7 @@ class FreezeThawSearcher(Searcher):
         if not self._informed or latest not in self._unasked:
             return
         keys = [key for key in self._at_level if key[1] == 0 and key[0] in self._unasked]
-        keys += [(trial, 0) for trial in self._barren if trial in self._unasked]
+        keys += [(trial, 0) for trial in self._barren if trial in self._unasked & self._failed]
         if len(keys) < _FEW or len(keys) not in (_FEW, self._n_startup):
             return
         losses = np.array([self._at_level.get(key, math.inf) for key in keys])

@@ -13,6 +13,7 @@ from scripted import logged
 from mlflow_hpo import History, SearchSpace, Study, StudyError
 from mlflow_hpo.metalearning import kept
 from mlflow_hpo.metalearning.kept import KEPT, digest, read_kept
+from mlflow_hpo.tracking.recovery import read_recording
 
 SPACE = SearchSpace(trainings.SPACE)
 
@@ -107,6 +108,10 @@ def test_that_the_user_names_another_history_is_told(store, caplog):
 
     assert known(resumed) == recorded(study)
     assert "warm_start: the study keeps the history that it began with" in caplog.text
+
+    caplog.clear()
+    Study(trainings.quick, resume=study.run_id, **read_recording(study.run_id).keys).run()
+    assert "keeps the history" not in caplog.text, "its own keys are no others"
 
 
 def test_what_earlier_versions_did_not_keep_is_read_again_and_kept(store, caplog):

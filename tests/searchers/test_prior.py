@@ -131,6 +131,14 @@ def test_a_history_whose_best_fails_is_forgotten_at_once(scheduler):
     assert len(optimizer.trials) == 6
 
 
+def test_trials_that_were_interrupted_before_they_had_any_loss_contradict_nothing():
+    optimizer = search(plane_history((0.7, 0.25)), epochs=0)
+    for number in range(6):
+        optimizer.remember(number, {"x": number / 6, "y": 0.5}, [])
+    assert not optimizer.misled
+    assert optimizer.searcher._informed
+
+
 def test_after_a_contradiction_the_search_is_the_one_without_history():
     def jobs(history, count):
         optimizer = search(history, epochs=0, max_resource=81)
