@@ -33,16 +33,19 @@ class Choice:
     @property
     def told(self) -> str:
         """What the user reads."""
-        if len(self.left) == 1:
-            [part] = self.left
-            return f"{part} auto is {getattr(self, part)}: {self.reason}"
-        return f"auto is {self}"
+        return f"{self._part}auto is {self._names}: {self.reason}"
 
     def __str__(self) -> str:
-        if len(self.left) == 1:
-            [part] = self.left
-            return f"{part} {getattr(self, part)}: {self.reason}"
-        return f"{self.searcher} + {self.scheduler}: {self.reason}"
+        return f"{self._part}{self._names}: {self.reason}"
+
+    @property
+    def _part(self) -> str:
+        """Which of the two it is about; "" where it is about both."""
+        return f"{self.left[0]} " if len(self.left) == 1 else ""
+
+    @property
+    def _names(self) -> str:
+        return " + ".join(getattr(self, part) for part in self.left)
 
 
 def is_auto(component: Any) -> bool:

@@ -47,25 +47,25 @@ class _Lowered:
 
 
 _LOWERED = _Lowered()
+_RETRIES = logging.getLogger("urllib3.connectionpool")
 
 
 @contextlib.contextmanager
 def impatient() -> Iterator[None]:
     """Let MLflow give up early, but where the user has said how patient it is to be."""
     names = _LOWERED.lower()
-    retries = logging.getLogger("urllib3.connectionpool")  # the error that comes of them tells enough
-    level = retries.level
-    retries.setLevel(logging.ERROR)
+    level = _RETRIES.level
+    quiet_retries()  # the error that comes of them tells enough
     try:
         yield
     finally:
-        retries.setLevel(level)
+        _RETRIES.setLevel(level)
         _LOWERED.restore(names)
 
 
 def quiet_retries() -> None:
     """Let urllib3 say nothing of its retries from now on, for commands that tell of outages themselves."""
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    _RETRIES.setLevel(logging.ERROR)
 
 
 def lasting_environment() -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 import mlflow
 
 from mlflow_hpo.metalearning.history import History
-from mlflow_hpo.metalearning.kept import KEPT, digest, read_kept
+from mlflow_hpo.metalearning.kept import KEPT, digest, kept, read_kept
 from mlflow_hpo.metalearning.mined import DAMAGED
 from mlflow_hpo.metalearning.mining import GONE, mine_again
 from mlflow_hpo.metalearning.rules import Rules
@@ -84,8 +84,8 @@ def begun(
         notes.append(
             f"warm start: its sources no longer hold what the study began with{gone}; it goes on with {found}"
         )
-    kept = {path: content for path, content in found.artifacts().items() if path == KEPT}
-    return Begun(found, kept, tuple(notes))
+    content = kept(history, asked)
+    return Begun(found, {} if content is None else {KEPT: content}, tuple(notes))
 
 
 def _artifacts(run_id: str) -> dict[str, bytes]:

@@ -261,10 +261,8 @@ class PlainListing:
         latest = ask(
             _PROBLEM, self._client.search_runs, list(experiments), " and ".join(filters), max_results=_LATEST
         )
-        if latest.token:
-            start = (
-                latest[-1].info.start_time or 0
-            ) + 1  # of those that began with the last not all may be there
+        if latest.token:  # of those that began with the last one not all may be there
+            start = (latest[-1].info.start_time or 0) + 1
         self._runs = {
             run_id: run for run_id, run in self._runs.items() if start is not None and run.started < start
         }

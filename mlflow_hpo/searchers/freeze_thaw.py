@@ -208,7 +208,7 @@ class FreezeThawSearcher(Searcher):
         if not self._informed or latest not in self._unasked:
             return
         keys = [key for key in self._at_level if key[1] == 0 and key[0] in self._unasked]
-        keys += [(trial, 0) for trial in self._barren if trial in self._unasked & self._failed]
+        keys += [(trial, 0) for trial in self._barren if trial in self._unasked and trial in self._failed]
         if len(keys) < _FEW or len(keys) not in (_FEW, self._n_startup):
             return
         losses = np.array([self._at_level.get(key, math.inf) for key in keys])
