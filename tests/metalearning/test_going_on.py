@@ -3,12 +3,14 @@
 import gzip
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import mlflow
 import pytest
 import trainings
 from scripted import logged
+from small_studies import searched
 
 from mlflow_hpo import History, SearchSpace, Study, StudyError
 from mlflow_hpo.metalearning import kept
@@ -18,13 +20,7 @@ from mlflow_hpo.tracking.recovery import read_recording
 SPACE = SearchSpace(trainings.SPACE)
 
 
-def search(train=trainings.quick, *, space=SPACE, **keys):
-    """Run a small study and return it."""
-    defaults = {"metric": "loss", "mode": "min", "searcher": "random", "scheduler": "asha",
-                "max_resource": 3, "trials": 8, "seed": 1}  # fmt: skip
-    study = Study(train, space, **(defaults | keys))
-    study.run()
-    return study
+search = partial(searched, max_resource=3, trials=8, seed=1)
 
 
 def go_on(study, **keys):

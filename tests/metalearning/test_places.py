@@ -3,6 +3,7 @@
 import json
 import shutil
 import sqlite3
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from scripted import logged
+from small_studies import searched
 
-from mlflow_hpo import ConfigError, History, SearchSpace, Study, StudyError
+from mlflow_hpo import ConfigError, History, SearchSpace, StudyError
 from mlflow_hpo.metalearning.places import PlaceAwayError, Places, place_of
 from mlflow_hpo.tracking.history import HISTORY
 
@@ -20,13 +22,7 @@ SPACE = SearchSpace(trainings.SPACE)
 HERE = "gs://bucket/7/0123/artifacts"
 
 
-def search(**keys):
-    """Run a small study and return it."""
-    defaults = {"metric": "loss", "mode": "min", "searcher": "random", "scheduler": "asha",
-                "max_resource": 3, "trials": 4, "seed": 1}  # fmt: skip
-    study = Study(trainings.quick, SPACE, **(defaults | keys))
-    study.run()
-    return study
+search = partial(searched, max_resource=3, trials=4, seed=1)
 
 
 def mined(sources=None):

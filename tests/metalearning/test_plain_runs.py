@@ -1,6 +1,7 @@
 """Runs of scripts that know nothing of this package, as history."""
 
 import math
+from functools import partial
 
 import mlflow
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 from scripted import ROUND, logged
+from small_studies import searched
 
 from mlflow_hpo import ConfigError, History, SearchSpace, Study
 from mlflow_hpo.metalearning import mining, plain_listing, plain_runs
@@ -35,12 +37,7 @@ def plain(history):
     ]
 
 
-def search(**keys):
-    defaults = {"metric": "loss", "mode": "min", "searcher": "random", "scheduler": "asha",
-                "max_resource": 9, "trials": 8, "seed": 2}  # fmt: skip
-    study = Study(trainings.quick, SPACE, **(defaults | keys))
-    study.run()
-    return study
+search = partial(searched, max_resource=9, trials=8, seed=2)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -9,6 +10,7 @@ import pytest
 import trainings
 import yaml
 from click.testing import CliRunner
+from small_studies import searched
 
 from mlflow_hpo import ConfigError, History, SearchSpace, Study, StudyError
 from mlflow_hpo.cli import bundled_study, main
@@ -20,13 +22,7 @@ from mlflow_hpo.tracking.tracker import Tracker
 SPACE = SearchSpace(trainings.SPACE)
 
 
-def search(train=trainings.quick, *, space=SPACE, **keys):
-    """Run a small study and return it."""
-    defaults = {"metric": "loss", "mode": "min", "searcher": "random", "scheduler": "asha",
-                "max_resource": 9, "trials": 12, "seed": 1}  # fmt: skip
-    study = Study(train, space, **(defaults | keys))
-    study.run()
-    return study
+search = partial(searched, max_resource=9, trials=12, seed=1)
 
 
 def children(store, study):
